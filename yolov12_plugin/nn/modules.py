@@ -1,0 +1,223 @@
+"""The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.block import C3k
+from ultralytics.nn.modules.conv import Conv
+
+from yolov12_plugin.nn.attention import area_attention
+from yolov12_plugin.nn.options import from_yaml
+
+HEAD_DIM = 32
+
+# Checkpoints name the classes where Ultralytics keeps its own, so that they load with the plugin absent.
+CHECKPOINT_MODULE = "ultralytics.nn.modules.block"
+
+
+class AAttn(nn.Module):
+    """Area attention with a position perceiver (paper 3.2, 3.4, Tables 3 and 5d).
+
+    The H·W tokens, flattened row by row, are cut into `area` equal parts that attend within themselves; parts of
+    H·W that `area` does not divide are those of `torch.tensor_split` (the first ones hold one token more).
+
+    Args:
+        dim: channels in and out, a multiple of `num_heads`.
+        num_heads: heads; YOLOv12 uses dim / 32.
+        area: number of areas, at least 1; 1 is plain attention.
+        qkv_fused: one 1x1 convolution `qkv` with output channels per head [q, k, v] (v1.0), or `qk` (all q, then
+            all k) and `v` (turbo, seg, cls).
+        pe_kernel: odd kernel size of the position perceiver, a depthwise convolution on v (v1.0: 7, turbo: 5).
+        pe_bias: give the perceiver's convolution a bias, as the released v1.0 weights have.
+        vertical: flatten column by column, so that areas are (H, W/area) instead of (H/area, W).
+
+    Shapes: (B, dim, H, W) -> (B, dim, H, W), any H and W.
+
+    Raises:
+        ValueError: an argument is out of the range above.
+    """
+
+    __module__ = CHECKPOINT_MODULE
+
+    vertical = False  # checkpoints of stock Ultralytics and of the authors do not store it
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        area: int = 1,
+        *,
+        qkv_fused: bool = True,
+        pe_kernel: int = 7,
+        pe_bias: bool = False,
+        vertical: bool = False,
+    ):
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
+        if not _is_int(area) or area < 1:
+            raise ValueError(f"area={area!r} must be an integer of at least 1")
+        if not _is_int(pe_kernel) or pe_kernel < 1 or pe_kernel % 2 == 0:
+            raise ValueError(f"pe_kernel={pe_kernel!r} must be an odd integer of at least 1")
+        self.area = area
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.all_head_dim = dim  # read by stock Ultralytics
+        self.vertical = vertical
+
+        # The order of creation is stock's: equal seeds give equal weights.
+        if qkv_fused:
+            self.qkv = Conv(dim, 3 * dim, 1, act=False)
+        else:
+            self.qk = Conv(dim, 2 * dim, 1, act=False)
+            self.v = Conv(dim, dim, 1, act=False)
+        self.proj = Conv(dim, dim, 1, act=False)
+        self.pe = Conv(dim, dim, pe_kernel, 1, pe_kernel // 2, g=dim, act=False)
+        if pe_bias:
+            self.pe.conv.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        if "qkv" in self._modules:
+            # (B, 3·dim, H, W) -> q, k, v (B, heads, head_dim, H, W)
+            qkv = self.qkv(x).reshape(b, self.num_heads, 3, self.head_dim, h, w)
+            q, k, v = qkv.unbind(2)
+        else:
+            # (B, 2·dim, H, W) -> q, k (B, heads, head_dim, H, W)
+            q, k = self.qk(x).reshape(b, 2, self.num_heads, self.head_dim, h, w).unbind(1)
+            v = self.v(x).reshape(b, self.num_heads, self.head_dim, h, w)
+        perceived = self.pe(v.reshape(b, -1, h, w))  # (B, heads, head_dim, H, W) -> (B, dim, H, W)
+
+        # (B, heads, head_dim, H, W) -> (B, heads, head_dim, N), and back to (B, dim, H, W)
+        if self.vertical:
+            q, k, v = (t.transpose(-2, -1).flatten(-2) for t in (q, k, v))
+            out = area_attention(q, k, v, self.area).reshape(b, -1, w, h).transpose(-2, -1)
+        else:
+            q, k, v = (t.flatten(-2) for t in (q, k, v))
+            out = area_attention(q, k, v, self.area).reshape(b, -1, h, w)
+        return self.proj(out + perceived)
+
+
+class ABlock(nn.Module):
+    """Residual area attention and residual MLP of 1x1 convolutions (paper 3.4, Table 5g).
+
+    Args:
+        dim: channels in and out.
+        num_heads: heads of the attention.
+        mlp_ratio: hidden channels of the MLP over `dim`, rounded down.
+        area: number of areas.
+        attn_options: the keyword options of `AAttn`.
+
+    Shapes: (B, dim, H, W) -> (B, dim, H, W).
+
+    Raises:
+        ValueError: `mlp_ratio` leaves no hidden channel, or an option that `AAttn` refuses.
+    """
+
+    __module__ = CHECKPOINT_MODULE
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 1.2, area: int = 1, **attn_options):
+        super().__init__()
+        if not _is_number(mlp_ratio) or int(dim * mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio={mlp_ratio!r} must be a number of at least 1/{dim}")
+        hidden = int(dim * mlp_ratio)
+        self.attn = AAttn(dim, num_heads, area, **attn_options)
+        self.mlp = nn.Sequential(Conv(dim, hidden, 1), Conv(hidden, dim, 1, act=False))
+        self.apply(self._init_weights)
+
+    @staticmethod
+    def _init_weights(m: nn.Module) -> None:
+        if isinstance(m, nn.Conv2d):
+            nn.init.trunc_normal_(m.weight, std=0.02)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+
+
+class A2C2f(nn.Module):
+    """R-ELAN, the residual efficient layer aggregation network (paper 3.3, Figure 3d, Table 2).
+
+    A 1x1 transition to c2·e channels, `n` pairs of `ABlock` (or `n` C3k blocks) in a row, and a 1x1 convolution over
+    the concatenation of all of them; with `residual` the result is scaled per channel and added to the input.
+
+    Args:
+        c1: channels in.
+        c2: channels out.
+        n: number of stacked pairs of `ABlock`, or of C3k blocks.
+        a2: area attention; False builds C3k blocks, and `area`, `residual`, `mlp_ratio` and the options of
+            `AAttn` have no effect.
+        area: number of areas of each attention.
+        residual: initial value of the learned scaling of the block's output, True for the paper's 0.01, False for no
+            residual; needs c1 = c2.
+        mlp_ratio: hidden channels of each MLP over c2·e.
+        e: hidden over output channels; c2·e must be a multiple of 32, the width of a head.
+        g: groups of the C3k blocks.
+        shortcut: shortcuts within the C3k blocks.
+        attn_options: the keyword options of `AAttn`: `qkv_fused`, `pe_kernel`, `pe_bias`, `vertical`.
+
+    Shapes: (B, c1, H, W) -> (B, c2, H, W).
+
+    Raises:
+        ValueError: an argument is out of range; within a model, the message names the YAML and the layer.
+    """
+
+    __module__ = CHECKPOINT_MODULE
+
+    @from_yaml
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        a2: bool = True,
+        area: int = 1,
+        residual: bool | float = False,
+        mlp_ratio: float = 2.0,
+        e: float = 0.5,
+        g: int = 1,
+        shortcut: bool = True,
+        *,
+        qkv_fused: bool = True,
+        pe_kernel: int = 7,
+        pe_bias: bool = False,
+        vertical: bool = False,
+    ):
+        super().__init__()
+        hidden = int(c2 * e)
+        if a2:
+            if hidden < 1 or hidden % HEAD_DIM:
+                raise ValueError(f"hidden width c2*e={hidden} (c2={c2}, e={e}) must be a multiple of {HEAD_DIM}")
+            if not isinstance(residual, bool) and not _is_number(residual):
+                raise ValueError(f"residual={residual!r} must be true, false or the scaling's initial value")
+            if residual is not False and c1 != c2:
+                raise ValueError(f"residual={residual} needs as many channels in as out, not c1={c1} and c2={c2}")
+        attn_options = dict(qkv_fused=qkv_fused, pe_kernel=pe_kernel, pe_bias=pe_bias, vertical=vertical)
+
+        self.cv1 = Conv(c1, hidden, 1)
+        self.cv2 = Conv((1 + n) * hidden, c2, 1)
+        self.gamma = None
+        if a2 and residual is not False:
+            self.gamma = nn.Parameter(torch.full((c2,), 0.01 if residual is True else float(residual)))
+        self.m = nn.ModuleList(
+            nn.Sequential(*(ABlock(hidden, hidden // HEAD_DIM, mlp_ratio, area, **attn_options) for _ in range(2)))
+            if a2
+            else C3k(hidden, hidden, 2, shortcut, g)
+            for _ in range(n)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = [self.cv1(x)]
+        for m in self.m:
+            y.append(m(y[-1]))
+        out = self.cv2(torch.cat(y, 1))  # n + 1 maps (B, c2·e, H, W) -> (B, c2, H, W)
+        return out if self.gamma is None else x + self.gamma.view(1, -1, 1, 1) * out
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
