@@ -52,12 +52,20 @@ def uninstall():
         sys.meta_path.remove(Finder)
 
 
+def has_tasks():
+    """Whether Ultralytics will be able to import its model parser, found without importing it."""
+    from importlib.machinery import PathFinder
+
+    nn = PathFinder.find_spec("ultralytics.nn", sys.modules["ultralytics"].__path__)
+    return nn is not None and PathFinder.find_spec(TASKS, nn.submodule_search_locations) is not None
+
+
 def loaded(name):
     """Act on a loaded module of Ultralytics; never raises."""
     try:
         from yolov12_plugin import registry
 
-        if name == TASKS:
+        if name == TASKS or not has_tasks():
             uninstall()
             registry.register()
         elif not is_off():

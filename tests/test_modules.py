@@ -1,0 +1,149 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import yolov12_plugin as y12
+
+LAYOUTS = [dict(), dict(qkv_fused=False, pe_kernel=5), dict(pe_bias=True), dict(vertical=True)]
+
+
+def randomise(module):
+    """Weights and normalisation statistics away from their initial values, so that every tensor matters."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + 0.5 if "running_var" in name else torch.randn_like(tensor) * 0.3)
+    return module
+
+
+def reference(attn, x):
+    """AAttn written out: one head and one area at a time, from the convolutions of `attn`."""
+    b, c, h, w = x.shape
+    d = c // attn.num_heads
+    if hasattr(attn, "qkv"):
+        heads = attn.qkv(x).split(3 * d, dim=1)
+        qkv = [t.split(d, dim=1) for t in heads]
+    else:
+        q, k = (t.split(d, dim=1) for t in attn.qk(x).split(c, dim=1))
+        qkv = list(zip(q, k, attn.v(x).split(d, dim=1)))
+    out = []
+    for q, k, v in qkv:
+        turn = (lambda t: t.transpose(2, 3)) if attn.vertical else (lambda t: t)
+        q, k, v = (turn(t).flatten(2).transpose(1, 2).tensor_split(attn.area, dim=1) for t in (q, k, v))
+        mixed = [torch.softmax(qi @ ki.transpose(1, 2) * d**-0.5, -1) @ vi for qi, ki, vi in zip(q, k, v)]
+        mixed = torch.cat(mixed, 1).transpose(1, 2)
+        out.append(turn(mixed.reshape(b, d, *((w, h) if attn.vertical else (h, w)))))
+    v = torch.cat([v for _, _, v in qkv], 1)
+    return attn.proj(torch.cat(out, 1) + attn.pe(v))
+
+
+@settings(deadline=None, max_examples=60)
+@given(layout=st.sampled_from(LAYOUTS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
+       heads=st.integers(1, 3), area=st.integers(1, 6), training=st.booleans())  # fmt: skip
+def test_aattn(layout, b, h, w, heads, area, training):
+    if training and b * h * w == 1:
+        b = 2  # batch norm needs more than one value
+    attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().train(training)
+    x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64)
+    torch.testing.assert_close(attn(x), reference(copy.deepcopy(attn), x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batch_and_size_change_between_calls(layout):
+    attn = randomise(y12.AAttn(64, 2, 4, **layout)).eval()
+    for b, h, w in (2, 8, 8), (1, 4, 12), (3, 5, 7), (2, 8, 8):
+        x = torch.randn(b, 64, h, w, requires_grad=True)
+        attn(x).sum().backward()
+        assert x.grad.abs().sum() > 0
+        torch.testing.assert_close(attn(x)[:1], attn(x[:1]), atol=1e-5, rtol=1e-5)  # images do not mix
+
+
+@pytest.mark.parametrize("module", [y12.AAttn(64, 2, 4), y12.ABlock(64, 2, 1.2, 4), y12.A2C2f(64, 64, 1, True, 4, True)])
+def test_every_parameter_gets_a_gradient(module):
+    randomise(module)(torch.randn(2, 64, 6, 6)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def test_official_parameter_names():
+    names = {name for name, _ in y12.A2C2f(64, 64, 1, True, 4, True).named_parameters()}
+    attn = "m.0.1.attn"
+    conv = ("conv.weight", "bn.weight", "bn.bias")
+    assert {f"{attn}.{part}.{p}" for part in ("qkv", "proj", "pe") for p in conv} <= names
+    assert {f"m.0.0.mlp.{i}.{p}" for i in (0, 1) for p in conv} <= names
+    assert {f"{cv}.{p}" for cv in ("cv1", "cv2") for p in conv} | {"gamma"} <= names
+    split = {name for name, _ in y12.AAttn(64, 2, qkv_fused=False, pe_bias=True).named_parameters()}
+    assert {"qk.conv.weight", "v.conv.weight", "pe.conv.bias"} <= split and "qkv.conv.weight" not in split
+
+
+@pytest.mark.parametrize("residual, gamma", [(False, None), (True, 0.01), (0.01, 0.01), (0.1, 0.1), (0, 0.0), (1, 1.0)])
+def test_residual(residual, gamma):
+    block = y12.A2C2f(64, 64, 1, True, 4, residual)
+    if gamma is None:
+        assert block.gamma is None
+    else:
+        assert block.gamma.shape == (64,) and block.gamma.requires_grad
+        torch.testing.assert_close(block.gamma.detach(), torch.full((64,), gamma))
+
+
+def test_block_without_attention_ignores_its_options():
+    block = y12.A2C2f(96, 64, 2, False, -1, True, 1.2)
+    assert block.gamma is None and not any(isinstance(m, y12.AAttn) for m in block.modules())
+    assert block(torch.randn(1, 96, 5, 5)).shape == (1, 64, 5, 5)
+
+
+def test_initialisation():
+    block = y12.ABlock(256, 8, 2.0, 4)
+    for m in block.modules():
+        if isinstance(m, torch.nn.Conv2d):
+            assert m.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert block.mlp[0].conv.out_channels == 512
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: y12.AAttn(64, 2, 0), "area=0"),
+        (lambda: y12.AAttn(64, 2, 1.5), "area=1.5"),
+        (lambda: y12.AAttn(64, 2, True), "area=True"),
+        (lambda: y12.AAttn(64, 3), "num_heads=3"),
+        (lambda: y12.AAttn(64, 2, pe_kernel=4), "pe_kernel=4"),
+        (lambda: y12.AAttn(64, 2, pe_kernel=-1), "pe_kernel=-1"),
+        (lambda: y12.ABlock(64, 2, 0), "mlp_ratio=0"),
+        (lambda: y12.ABlock(64, 2, "2"), "mlp_ratio='2'"),
+        (lambda: y12.A2C2f(64, 96), "hidden width"),
+        (lambda: y12.A2C2f(64, 16), "hidden width"),
+        (lambda: y12.A2C2f(64, 64, residual="big"), "residual='big'"),
+        (lambda: y12.A2C2f(32, 64, residual=True), "c1=32 and c2=64"),
+    ],
+)
+def test_impossible_values(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("args", [(2, True, 4), (1, True, 1, True, 1.2), (2, False, -1)])
+def test_equal_seeds_give_stock_weights_and_outputs(args, stock):
+    from ultralytics.nn.modules import block
+
+    theirs = block.A2C2f
+    assert theirs is not y12.A2C2f
+    torch.manual_seed(0)
+    a = theirs(64, 64, *args)
+    torch.manual_seed(0)
+    b = y12.A2C2f(64, 64, *args)
+    assert list(a.state_dict()) == list(b.state_dict())
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    x = torch.randn(2, 64, 8, 8)
+    torch.testing.assert_close(a(x), b(x), atol=1e-5, rtol=1e-5)
+
+
+def test_pickles_name_ultralytics():
+    block = y12.A2C2f(64, 64, 1, True, 4)
+    data = pickle.dumps(block)
+    assert b"yolov12_plugin" not in data and b"ultralytics.nn.modules.block" in data
+    x = torch.randn(1, 64, 8, 8)
+    torch.testing.assert_close(pickle.loads(data).eval()(x), block.eval()(x))

@@ -1,0 +1,132 @@
+import copy
+
+import pytest
+import yaml
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+import yolov12_plugin as y12
+from yolov12_plugin.names import CFG
+
+
+def model(scale="n", rows=None, **section):
+    """YOLOv12 with an `a2c2f:` section, and with the arguments of its A2C2f rows replaced where `rows` gives some."""
+    d = yaml_model_load(f"yolov12{scale}.yaml")
+    if section:
+        d["a2c2f"] = section
+    for i, args in (rows or {}).items():
+        (d["backbone"] + d["head"])[i][3] = args
+    return DetectionModel(d, verbose=False)
+
+
+def blocks(net):
+    return [m for m in net.modules() if isinstance(m, y12.A2C2f) and any(isinstance(a, y12.ABlock) for a in m.modules())]
+
+
+def attentions(net):
+    return [m for m in net.modules() if isinstance(m, y12.AAttn)]
+
+
+def ratio(net):
+    mlp = next(m for m in net.modules() if isinstance(m, y12.ABlock)).mlp
+    return mlp[0].conv.out_channels / mlp[0].conv.in_channels
+
+
+def test_options_reach_every_block():
+    net = model(residual=0.1, pe_kernel=5, qkv_fused=False, pe_bias=True, vertical=True, mlp_ratio=3, area=2)
+    assert [float(b.gamma[0].detach()) for b in blocks(net)] == pytest.approx([0.1, 0.1])
+    assert len(attentions(net)) == 8
+    for attn in attentions(net):
+        assert attn.pe.conv.kernel_size == (5, 5) and attn.pe.conv.bias is not None
+        assert attn.vertical and attn.area == 2 and not hasattr(attn, "qkv")
+    assert ratio(net) == 3
+
+
+@pytest.mark.parametrize("scale, expected", [("n", 2.0), ("m", 4.0), ("l", 1.5)])
+def test_value_by_scale(scale, expected):
+    assert ratio(model(scale, mlp_ratio={"m": 4.0, "l": 1.5})) == pytest.approx(expected, rel=0.01)
+
+
+def test_section_wins_over_the_parser():
+    """Stock appends residual=True, mlp_ratio=1.2 at scales L and X."""
+    assert all(b.gamma is not None for b in blocks(model("l")))
+    assert ratio(model("l")) == pytest.approx(1.2, rel=0.01)
+    net = model("l", residual=False, mlp_ratio=2.0)
+    assert all(b.gamma is None for b in blocks(net)) and ratio(net) == 2.0
+
+
+@pytest.mark.parametrize("scale", ["n", "l"])
+def test_row_wins_over_the_parser_and_section_over_the_row(scale):
+    rows = {6: [512, True, 2, True, 1.5], 8: [1024, True, 1, False, 1.5, 0.5]}
+    first, second = blocks(model(scale, rows))
+    assert first.gamma is not None and second.gamma is None
+    assert ratio(first) == ratio(second) == 1.5
+    assert {a.area for a in attentions(first)} == {2}
+    first, second = blocks(model(scale, rows, residual=0.5, mlp_ratio=3.0))
+    assert first.gamma[0] == second.gamma[0] == 0.5 and ratio(first) == 3.0
+
+
+def test_short_row_at_scale_l():
+    """Stock's L and X extras land on `area` where a row leaves it out."""
+    first, _ = blocks(model("l", {6: [512, True]}))
+    assert {a.area for a in attentions(first)} == {1} and float(first.gamma[0].detach()) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "section, parts",
+    [
+        (dict(mpl_ratio=2.0), ["mpl_ratio=2.0", "did you mean mlp_ratio", "layers 6, 8, 11, 14, 17"]),
+        (dict(banana=1), ["banana=1", "options are area, residual, mlp_ratio"]),
+        (dict(area=0), ["area=0", "layer 6"]),
+        (dict(pe_kernel=4), ["pe_kernel=4", "layer 6"]),
+        (dict(mlp_ratio=-1), ["mlp_ratio=-1", "layer 6"]),
+        (dict(residual="yes"), ["residual='yes'", "layer 6"]),
+        (dict(e=0.3), ["hidden width", "multiple of 32", "layer 6"]),
+        (dict(mlp_ratio={"q": 1.0}), ["mlp_ratio", "scale 'q'", "n, s, m, l, x"]),
+    ],
+)
+def test_bad_options_name_key_value_and_layer(section, parts):
+    with pytest.raises(ValueError) as error:
+        model(**section)
+    message = str(error.value)
+    assert "\n" not in message and "yolov12n.yaml" in message
+    assert all(part in message for part in parts), message
+
+
+def test_section_that_is_no_mapping():
+    d = yaml_model_load("yolov12n.yaml") | {"a2c2f": ["residual"]}
+    with pytest.raises(ValueError, match="must be a mapping"):
+        DetectionModel(d, verbose=False)
+
+
+def test_hidden_width_names_the_layer():
+    with pytest.raises(ValueError, match=r"yolov12n\.yaml, layer 8 \(A2C2f\): hidden width c2\*e=24"):
+        model(rows={8: [192, True, 1]})
+
+
+def test_failed_build_leaves_no_options_behind():
+    with pytest.raises(ValueError):
+        model(rows={8: [192, True, 1]}, residual=0.3)
+    assert y12.A2C2f(64, 64).gamma is None
+
+
+def test_parser_does_not_change_the_dictionary():
+    d = yaml_model_load("yolov12l-turbo.yaml")
+    before = copy.deepcopy(d)
+    DetectionModel(d, verbose=False)
+    assert d["a2c2f"] == before["a2c2f"] and d["backbone"] == before["backbone"]
+
+
+def test_one_line_in_a_copy_of_the_yaml(tmp_path, monkeypatch):
+    """The authors' advice for seg and cls models that collapse: the residual at every scale."""
+    (tmp_path / "yolov12.yaml").write_text((CFG / "models/yolov12.yaml").read_text() + "\na2c2f: {residual: 0.01}\n")
+    monkeypatch.chdir(tmp_path)
+    assert all(b.gamma is not None for b in blocks(YOLO("yolov12n.yaml").model))
+
+
+def test_models_rebuild_with_their_options():
+    """The trainer rebuilds a model from the dictionary that it carries."""
+    net = model("s", pe_kernel=3, residual=0.2)
+    again = DetectionModel(copy.deepcopy(net.yaml), nc=3, verbose=False)
+    assert {a.pe.conv.kernel_size for a in attentions(again)} == {(3, 3)}
+    assert yaml.safe_load(yaml.safe_dump(net.yaml["a2c2f"])) == {"pe_kernel": 3, "residual": 0.2}

@@ -1,0 +1,35 @@
+"""The `yolov12` command."""
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Tools for YOLOv12 in Ultralytics.", no_args_is_help=True, add_completion=False)
+paper = typer.Typer(help="The paper's tables beside this build.", no_args_is_help=True)
+app.add_typer(paper, name="paper")
+
+
+@app.callback()
+def main() -> None:
+    """Tools for YOLOv12 in Ultralytics; models are built, trained and exported by `yolo` itself."""
+    os.environ.setdefault("YOLO_VERBOSE", "false")  # Ultralytics logs to the standard output, where the tables go
+
+
+@paper.command()
+def table1(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """FLOPs and parameters of the five models as published and as built here; the paper's AP and T4 latency."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from yolov12_plugin.paper.table1 import rows
+
+    table = rows()
+    if as_json:
+        typer.echo(json.dumps(table, indent=2))
+        return
+    view = Table(Column("Model", no_wrap=True), "FLOPs (G)", "built", "Params (M)", "built", "AP", "AP50", "AP75", "T4 (ms)", title="Table 1")
+    for row in table:
+        view.add_row(*map(str, row.values()))
+    Console().print(view)

@@ -1,0 +1,75 @@
+"""The one table of models: what each YAML builds, and what was published of it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that the plugin's YAMLs build.
+
+    `parameters` is the exact count as trained; `parameters_m` (millions) and `gflops` are the published figures of the
+    fused model at `imgsz`, counted as `paper.flops.gflops` does. Where nothing was published (pose, obb) they are this
+    implementation's own. `ap`, `ap50`, `ap75` (%) and `latency` (ms, T4, TensorRT FP16) are the paper's Table 1.
+    """
+
+    name: str
+    release: str
+    task: str
+    parameters: int
+    parameters_m: float
+    gflops: float
+    ap: float | None = None
+    ap50: float | None = None
+    ap75: float | None = None
+    latency: float | None = None
+
+    @property
+    def scale(self) -> str:
+        return self.name[len("yolov12")]
+
+    @property
+    def yaml(self) -> str:
+        return f"{self.name}.yaml"
+
+    @property
+    def imgsz(self) -> int:
+        return 224 if self.task == "classify" else 640
+
+
+# fmt: off
+MODELS = {
+    model.name: model
+    for model in (
+        Model("yolov12n", "v1.0", "detect", 2_602_288, 2.6, 6.5, 40.6, 56.7, 43.8, 1.64),
+        Model("yolov12s", "v1.0", "detect", 9_284_096, 9.3, 21.4, 48.0, 65.0, 51.8, 2.61),
+        Model("yolov12m", "v1.0", "detect", 20_199_168, 20.2, 67.5, 52.5, 69.6, 57.1, 4.86),
+        Model("yolov12l", "v1.0", "detect", 26_450_784, 26.4, 88.9, 53.7, 70.7, 58.5, 6.77),
+        Model("yolov12x", "v1.0", "detect", 59_210_784, 59.1, 199.0, 55.2, 72.0, 60.2, 11.79),
+        Model("yolov12n-turbo", "turbo", "detect", 2_553_904, 2.5, 6.0),
+        Model("yolov12s-turbo", "turbo", "detect", 9_127_424, 9.1, 19.4),
+        Model("yolov12m-turbo", "turbo", "detect", 19_670_784, 19.6, 59.8),
+        Model("yolov12l-turbo", "turbo", "detect", 26_506_496, 26.5, 82.4),
+        Model("yolov12x-turbo", "turbo", "detect", 59_414_176, 59.3, 184.6),
+        Model("yolov12n-seg", "seg", "segment", 2_806_672, 2.8, 9.9),
+        Model("yolov12s-seg", "seg", "segment", 9_781_920, 9.8, 33.4),
+        Model("yolov12m-seg", "seg", "segment", 21_976_992, 21.9, 115.1),
+        Model("yolov12l-seg", "seg", "segment", 28_812_704, 28.8, 137.7),
+        Model("yolov12x-seg", "seg", "segment", 64_590_656, 64.5, 308.7),
+        Model("yolov12n-cls", "cls", "classify", 2_951_112, 2.9, 0.5),
+        Model("yolov12s-cls", "cls", "classify", 7_228_840, 7.2, 1.5),
+        Model("yolov12m-cls", "cls", "classify", 12_733_224, 12.7, 4.5),
+        Model("yolov12l-cls", "cls", "classify", 16_792_872, 16.8, 6.2),
+        Model("yolov12x-cls", "cls", "classify", 35_554_504, 35.5, 13.7),
+        Model("yolov12n-pose", "pose", "pose", 2_886_715, 2.9, 7.6),
+        Model("yolov12s-pose", "pose", "pose", 9_774_155, 9.8, 23.1),
+        Model("yolov12m-pose", "pose", "pose", 21_057_753, 21.0, 71.2),
+        Model("yolov12l-pose", "pose", "pose", 27_309_369, 27.3, 92.6),
+        Model("yolov12x-pose", "pose", "pose", 61_134_489, 61.1, 207.4),
+        Model("yolov12n-obb", "obb", "obb", 2_673_955, 2.7, 6.7),
+        Model("yolov12s-obb", "obb", "obb", 9_570_275, 9.5, 22.4),
+        Model("yolov12m-obb", "obb", "obb", 21_048_003, 21.0, 71.1),
+        Model("yolov12l-obb", "obb", "obb", 27_299_619, 27.2, 92.6),
+        Model("yolov12x-obb", "obb", "obb", 61_119_939, 61.0, 207.3),
+    )
+}
+# fmt: on

@@ -1,0 +1,31 @@
+"""Table 1: the paper's figures of YOLOv12 beside those of the models that this build makes."""
+
+from typing import Any
+
+from yolov12_plugin.models import MODELS
+from yolov12_plugin.paper.flops import gflops
+
+
+def rows() -> list[dict[str, Any]]:
+    """One row a scale: FLOPs (G) and parameters (M) of the paper and of the fused model built here, AP (%), latency (ms)."""
+    from ultralytics import YOLO
+
+    table = []
+    for model in MODELS.values():
+        if model.release != "v1.0":
+            continue
+        net = YOLO(model.yaml, verbose=False).fuse(verbose=False).model
+        table.append(
+            {
+                "model": f"YOLOv12-{model.scale.upper()}",
+                "gflops_paper": model.gflops,
+                "gflops": round(gflops(net, model.imgsz), 1),
+                "params_m_paper": model.parameters_m,
+                "params_m": round(sum(p.numel() for p in net.parameters()) / 1e6, 1),
+                "ap_paper": model.ap,
+                "ap50_paper": model.ap50,
+                "ap75_paper": model.ap75,
+                "latency_ms_paper": model.latency,
+            }
+        )
+    return table
