@@ -115,9 +115,9 @@ def apply(patches: Iterable[Patch]) -> None:
     for patch in patches:
         try:
             found[patch] = getattr(importlib.import_module(patch.module), patch.attribute)
-        except (ImportError, AttributeError):
+        except (ImportError, AttributeError) as e:
             version = getattr(sys.modules.get("ultralytics"), "__version__", "(unknown version)")
-            raise RuntimeError(f"Ultralytics {version} has no {patch.module}.{patch.attribute}") from None
+            raise RuntimeError(f"Ultralytics {version} has no {patch.module}.{patch.attribute} ({e})") from e
     ready = {}
     for patch, current in found.items():
         if current is _applied.get(patch, (None, None))[1]:

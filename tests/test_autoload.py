@@ -1,0 +1,112 @@
+"""Start-up, and the processes that a training starts."""
+
+import sys
+import textwrap
+
+import pytest
+
+STARTED = "import sys; print(*sorted(m for m in sys.modules if m.startswith(('yolov12', 'torch', 'ultralytics'))))"
+
+
+def test_start_up_imports_two_small_modules_and_no_torch(run):
+    assert run(STARTED).stdout.split() == ["yolov12_plugin", "yolov12_plugin.autoload"]
+
+
+def test_start_up_brings_no_module_of_the_standard_library(run):
+    """What the plugin adds to a bare start: itself. (-S runs no .pth file; site.main() then runs them.)"""
+    code = "import sys, site; before = set(sys.modules); site.main(); print(*sorted(set(sys.modules) - before))"
+    on = run([sys.executable, "-S", "-c", code]).stdout.split()
+    off = run([sys.executable, "-S", "-c", code.replace("site.main()", "exec('''\nimport builtins\nreal = __import__\n"
+              "def no(name, *a, **k):\n if name.startswith('yolov12'): raise ImportError(name)\n"
+              " return real(name, *a, **k)\nbuiltins.__import__ = no\nsite.main()\n''')")]).stdout.split()  # fmt: skip
+    assert set(on) - set(off) == {"yolov12_plugin", "yolov12_plugin.autoload"}
+
+
+def test_one_finder_although_site_runs_twice_in_a_venv(run):
+    run(
+        "import sys, yolov12_plugin.autoload as a\n"
+        "a.install(); a.install()\n"
+        "assert sys.meta_path.count(a.Finder) == 1"
+    )
+
+
+def test_off_installs_nothing(run):
+    run("import sys, yolov12_plugin.autoload as a; assert a.Finder not in sys.meta_path", YOLO12_PLUGIN="off")
+
+
+def test_looking_for_ultralytics_without_importing_it(run):
+    run(
+        "import importlib.util as u; s = u.find_spec('ultralytics.utils.checks')\n"
+        "import yolov12_plugin as y12; from ultralytics import YOLO\n"
+        "assert y12.is_registered()"
+    )
+
+
+def test_ultralytics_that_fails_to_import_fails_as_itself(run):
+    out = run("import sys; sys.modules['cv2'] = None\nimport ultralytics.nn.tasks", check=False)
+    assert "cv2" in out.stderr.splitlines()[-1] and "yolov12" not in out.stderr
+
+
+BUILD = """
+from ultralytics import YOLO
+
+def build():
+    YOLO("yolov12n.yaml", verbose=False)
+    import yolov12_plugin
+    assert yolov12_plugin.is_registered()
+"""
+
+
+def test_spawned_children(run, tmp_path):
+    script = tmp_path / "spawn.py"
+    script.write_text(
+        BUILD
+        + textwrap.dedent(
+            """
+            if __name__ == "__main__":
+                import multiprocessing
+                child = multiprocessing.get_context("spawn").Process(target=build)
+                child.start()
+                child.join()
+                raise SystemExit(child.exitcode)
+            """
+        )
+    )
+    run([sys.executable, script])
+
+
+def test_torch_distributed_workers(run, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(BUILD + "\nbuild()\nimport os; print('rank', os.environ['RANK'], 'done')\n")
+    out = run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29765", script])
+    assert "rank 0 done" in out.stdout and "rank 1 done" in out.stdout
+
+
+@pytest.mark.slow
+def test_ultralytics_own_ddp_script(run, tmp_path):
+    """The script that Ultralytics writes for several GPUs, run as it runs it, with one worker on the CPU."""
+    script = tmp_path / "launch.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import subprocess, sys
+            from ultralytics import YOLO
+            from ultralytics.models.yolo.detect import DetectionTrainer
+            from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command
+
+            overrides = dict(model="yolov12n.yaml", data="shapes.yaml", imgsz=32, epochs=1, batch=16, device="cpu",
+                             workers=0, plots=False, project=sys.argv[1], name="ddp")
+            trainer = DetectionTrainer(overrides=overrides)
+            command, file = generate_ddp_command(trainer)
+            command[command.index("--nproc_per_node") + 1] = "1"
+            print(open(file).read())
+            try:
+                subprocess.run(command, check=True)
+            finally:
+                ddp_cleanup(trainer, file)
+            """
+        )
+    )
+    out = run([sys.executable, script, tmp_path])
+    assert "ultralytics.nn.modules.block.A2C2f" in out.stdout + out.stderr
+    assert (tmp_path / "ddp/weights/last.pt").is_file()

@@ -1,0 +1,103 @@
+"""Checkpoints written with the plugin are plain Ultralytics checkpoints."""
+
+import pickle
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import SHARED
+from ultralytics import YOLO
+
+GOLDEN = sorted((SHARED / "golden").glob("*.pt"))
+
+PREDICT = """
+import pickle, sys, torch
+from ultralytics import YOLO
+model = YOLO(sys.argv[1]).model.eval()
+image = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(1))
+with torch.no_grad():
+    out = model(image)
+out = out[0] if isinstance(out, (list, tuple)) else out
+torch.save(out, sys.argv[2])
+print(type(model.model[6]).forward.__module__)
+"""
+
+
+def calibrated(name):
+    """A model whose normalisation statistics are those of random images, so that attention matters in its output."""
+    torch.manual_seed(0)
+    yolo = YOLO(name)
+    with torch.no_grad():
+        for p in yolo.model.model[:9].parameters():
+            p.mul_(1 + torch.rand_like(p))
+        yolo.model.train()
+        for _ in range(30):
+            yolo.model(torch.rand(2, 3, 96, 64))
+    yolo.model.eval()
+    return yolo
+
+
+@pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l.yaml", "yolov12n-pose.yaml", "yolov12n-obb.yaml"])
+@pytest.mark.parametrize("safe", ["0", "1"])
+def test_runs_on_stock_with_the_plugin_absent(run, tmp_path, name, safe):
+    yolo = calibrated(name)
+    yolo.save(tmp_path / "model.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt") as archive:
+        data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+    assert b"yolov12_plugin" not in data
+
+    outputs = []
+    for switch, module in ("on", "yolov12_plugin.nn.modules"), ("off", "ultralytics.nn.modules.block"):
+        out = run([sys.executable, "-c", PREDICT, tmp_path / "model.pt", tmp_path / switch],
+                  YOLO12_PLUGIN=switch, ULTRALYTICS_SAFE_LOAD=safe)  # fmt: skip
+        assert out.stdout.splitlines()[-1] == module
+        outputs.append(torch.load(tmp_path / switch))
+    ours, stock = outputs
+    assert stock.std() > 0
+    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+
+
+def test_stock_checkpoints_load(run, tmp_path):
+    """And the other way round: what stock wrote is read into the plugin's classes, with the same outputs."""
+    code = "from ultralytics import YOLO; YOLO('yolo12n.yaml').save('stock.pt')"
+    run(code, YOLO12_PLUGIN="off")
+    outputs = []
+    for switch in "on", "off":
+        run([sys.executable, "-c", PREDICT, "stock.pt", tmp_path / switch], YOLO12_PLUGIN=switch)
+        outputs.append(torch.load(tmp_path / switch))
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_pickling_while_unregistered_says_so(stock):
+    import yolov12_plugin as y12
+
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        pickle.dumps(y12.AAttn(32, 1))
+
+
+def golden_error(path):
+    np = pytest.importorskip("numpy")
+    stored = np.load(path.with_suffix(".npz"))
+    image = torch.from_numpy(stored["image"]).float() / 255
+    reference = torch.from_numpy(stored["output0"])
+    model = YOLO(path).model.eval()
+    errors = []
+    for fuse in False, True:
+        with torch.no_grad():
+            out = (model.fuse(verbose=False) if fuse else model)(image)
+        while isinstance(out, (list, tuple)):
+            out = out[0]
+        difference = (out - reference).abs()
+        boxes = 4 if difference.ndim == 3 else 0
+        errors.append(SimpleNamespace(boxes=difference[:, :boxes], scores=difference[:, boxes:]))
+    return errors
+
+
+@pytest.mark.skipif(not GOLDEN, reason="the authors' reference outputs are not beside the checkout")
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_outputs_of_the_authors_code(path):
+    for error in golden_error(path):
+        assert error.boxes.numel() == 0 or error.boxes.max() <= 1e-3
+        assert error.scores.max() <= 1e-5

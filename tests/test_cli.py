@@ -1,0 +1,36 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from yolov12_plugin.models import MODELS
+
+YOLOV12 = Path(sys.executable).with_name("yolov12")
+
+
+def test_help_lists_the_commands(run):
+    assert "paper" in run([YOLOV12, "--help"]).stdout
+    assert "table1" in run([YOLOV12, "paper", "--help"]).stdout
+
+
+def test_table1(run):
+    rows = json.loads(run([YOLOV12, "paper", "table1", "--json"]).stdout)
+    paper = [model for model in MODELS.values() if model.release == "v1.0"]
+    assert [row["model"] for row in rows] == [f"YOLOv12-{model.scale.upper()}" for model in paper]
+    for row, model in zip(rows, paper):
+        assert row["gflops"] == row["gflops_paper"] == model.gflops
+        assert row["params_m"] == row["params_m_paper"] == model.parameters_m
+        assert (row["ap_paper"], row["latency_ms_paper"]) == (model.ap, model.latency)
+    table = run([YOLOV12, "paper", "table1"]).stdout
+    assert "YOLOv12-N" in table and "11.79" in table
+
+
+def test_json_is_clean_on_a_fresh_machine(run, tmp_path):
+    """Ultralytics announces its new settings file on the standard output."""
+    out = run([YOLOV12, "paper", "table1", "--json"], YOLO_CONFIG_DIR=str(tmp_path / "fresh"))
+    json.loads(out.stdout)
+
+
+def test_unknown_command():
+    done = subprocess.run([YOLOV12, "paper", "table99"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "table99" in done.stderr

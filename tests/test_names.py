@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+from ultralytics.cfg import get_cfg
+from ultralytics.utils import ROOT
+from ultralytics.utils.checks import check_file, check_yaml
+
+from yolov12_plugin import names
+from yolov12_plugin.models import MODELS
+
+YAMLS = sorted(path.name for path in names.CFG.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_every_file_is_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = Path(check_yaml(name))
+    assert found.is_file() and found.name == name and names.CFG in found.parents
+    relative = found.relative_to(names.CFG).as_posix()
+    assert Path(check_yaml(relative)) == Path(check_yaml(f"cfg/{relative}")) == found
+
+
+def test_every_model_has_its_yaml():
+    from ultralytics.nn.tasks import yaml_model_load
+
+    for model in MODELS.values():
+        assert yaml_model_load(model.yaml)["scale"] == model.scale
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_a_file_of_the_user_wins(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("mine: true\n")
+    assert check_file(name) == name
+
+
+def test_a_scaled_file_of_the_user_wins(tmp_path, monkeypatch):
+    from ultralytics.nn.tasks import yaml_model_load
+
+    monkeypatch.chdir(tmp_path)
+    Path("yolov12n.yaml").write_text("mine: true\n")
+    assert yaml_model_load("yolov12n.yaml")["mine"]
+
+
+@pytest.mark.parametrize("name", ["yolov12.yml", "yolov12n.yaml", "2.yaml", "ov12.yaml", "yolov13.yaml", "../yolov12.yaml",
+                                  "/yolov12.yaml", "yolov12.pt", "yolov12", "[.yaml", ".yaml", "x" * 300 + ".yaml"])  # fmt: skip
+def test_other_names_are_left_alone(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert names.find(name) is None
+
+
+def test_no_name_of_ultralytics_is_taken():
+    assert not {path.name for path in ROOT.rglob("*.yaml")} & set(YAMLS)
+
+
+def test_missing_file_is_stock_s_own_error():
+    with pytest.raises(FileNotFoundError, match=r"'yolov13\.yaml' does not exist"):
+        check_yaml("yolov13.yaml")
+
+
+def test_preset_through_the_command_line(run):
+    """The command line reads cfg= before it loads any model."""
+    code = (
+        "import sys; sys.argv = ['yolo', 'val', 'cfg=yolov12s-coco.yaml', 'mixup=0.3', 'model=missing.pt']\n"
+        "import ultralytics.cfg as c, ultralytics\n"
+        "class Model:\n"
+        "    task = 'detect'\n"
+        "    def __init__(self, *a, **k): pass\n"
+        "    def val(self, **overrides): print('lr0', overrides['lr0'], 'mixup', overrides['mixup'],\n"
+        "                                       'copy_paste', overrides['copy_paste'])\n"
+        "ultralytics.YOLO = Model\n"
+        "c.entrypoint()"
+    )
+    assert "lr0 0.01 mixup 0.3 copy_paste 0.15" in run(code).stdout
+
+
+def test_preset_is_valid_for_ultralytics():
+    import yolov12_plugin as y12
+
+    for scale in "nsmlx":
+        assert get_cfg(overrides=y12.preset(scale)).optimizer == "SGD"

@@ -1,0 +1,177 @@
+import importlib
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import ultralytics
+from conftest import ROOT
+
+import yolov12_plugin as y12
+from yolov12_plugin import registry
+
+
+def symbols():
+    return {(p.module, p.attribute): getattr(sys.modules[p.module], p.attribute) for p in registry.PATCHES}
+
+
+def test_registered_by_the_import_alone(run):
+    out = run(
+        "import sys; from ultralytics import YOLO; YOLO('yolov12n.yaml')\n"
+        "from ultralytics.nn.modules import block\n"
+        "assert block.AAttn.forward.__module__ == 'yolov12_plugin.nn.modules'\n"
+        "assert not [f for f in sys.meta_path if 'yolov12' in getattr(f, '__module__', '')], 'finder is still there'\n"
+        "import yolov12_plugin; print(yolov12_plugin.is_registered())"
+    )
+    assert out.stdout.splitlines()[-1] == "True"
+    assert "yolov12-plugin" not in out.stderr
+
+
+def test_unregister_restores_the_very_objects():
+    ours = symbols()
+    assert y12.is_registered()
+    y12.unregister()
+    try:
+        assert not y12.is_registered()
+        stock = symbols()
+        assert all(stock[key] is not ours[key] for key in ours)
+        assert importlib.import_module("ultralytics.nn").parse_model is stock["ultralytics.nn.tasks", "parse_model"]
+        for (_, name), obj in stock.items():
+            assert obj.__name__ == name and "yolov12" not in obj.__code__.co_filename if hasattr(obj, "__code__") else 1
+        y12.unregister()  # twice is once
+        assert symbols() == stock
+    finally:
+        assert y12.register()
+    assert y12.is_registered()
+    y12.unregister()
+    assert symbols() == stock
+    assert y12.register()
+
+
+def test_register_is_idempotent():
+    before = symbols()
+    assert y12.register() and y12.register()
+    after = symbols()
+    assert all(after[key] is before[key] for key in before)
+
+
+def test_reexports_follow():
+    nn, tasks = importlib.import_module("ultralytics.nn"), importlib.import_module("ultralytics.nn.tasks")
+    assert nn.parse_model is tasks.parse_model
+
+
+def test_register_where_ultralytics_is_loaded_already(run):
+    run(
+        "import os; os.environ['YOLO12_PLUGIN'] = 'off'\n"
+        "from ultralytics import YOLO\n"
+        "import yolov12_plugin as y12\n"
+        "assert not y12.register() and not y12.is_registered()\n"
+        "del os.environ['YOLO12_PLUGIN']\n"
+        "assert y12.register() and y12.is_registered(); YOLO('yolov12n.yaml')"
+    )
+
+
+@pytest.mark.parametrize("first", ["yolov12_plugin.nn.modules", "yolov12_plugin.nn.attention", "ultralytics.nn.modules"])
+def test_any_import_order(run, first):
+    run(f"import {first}, ultralytics.nn.tasks as t, yolov12_plugin as y; assert y.is_registered() and t.A2C2f is y.A2C2f")
+
+
+def test_unregister_before_ultralytics_is_imported(run):
+    run(
+        "import yolov12_plugin as y12; y12.unregister()\n"
+        "import ultralytics.nn.tasks\n"
+        "assert not y12.is_registered()\n"
+    )
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", "0", "false"])
+def test_switched_off(run, value):
+    out = run(
+        "from ultralytics import YOLO\n"
+        "import yolov12_plugin as y12\n"
+        "from ultralytics.nn.modules.block import AAttn\n"
+        "assert not y12.is_registered() and AAttn.forward.__module__ == 'ultralytics.nn.modules.block'\n"
+        "YOLO('yolov12n.yaml')",
+        YOLO12_PLUGIN=value,
+        check=False,
+    )
+    assert out.returncode and "FileNotFoundError" in out.stderr
+
+
+MOVED = {
+    "ultralytics.nn.tasks.parse_model": ("nn/tasks.py", "parse_model(", "parse_yaml_model("),
+    "ultralytics.utils.checks.check_yolov5u_filename": ("utils/checks.py", "check_yolov5u_filename", "check_filename"),
+    "ultralytics.nn.modules.block.ABlock": ("nn/modules/block.py", "ABlock", "AreaBlock"),
+}
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """A copy of Ultralytics in a folder that comes first on the path."""
+    folder = tmp_path / "overlay"
+    package = Path(ultralytics.__file__).parent
+    shutil.copytree(package, folder / "ultralytics", ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    return folder
+
+
+@pytest.mark.parametrize("symbol", MOVED)
+def test_a_moved_symbol_leaves_stock_untouched_and_warns_once(run, overlay, symbol):
+    file, old, new = MOVED[symbol]
+    path = overlay / "ultralytics" / file
+    path.write_text(path.read_text().replace(old, new))
+    for other in "utils/downloads.py", "nn/__init__.py":  # the future release is consistent with itself
+        path = overlay / "ultralytics" / other
+        path.write_text(path.read_text().replace("check_yolov5u_filename", "check_filename") if "checks" in symbol
+                        else path.read_text().replace("    parse_model,\n", "").replace('    "parse_model",\n', ""))  # fmt: skip
+    out = run(
+        "from ultralytics import YOLO\n"
+        "import ultralytics.nn.tasks as tasks, yolov12_plugin as y12\n"
+        "from ultralytics.nn.modules import block\n"
+        "assert not y12.is_registered() and not y12.register()\n"
+        "assert tasks.A2C2f.forward.__module__ == block.A2C2f.__module__ == 'ultralytics.nn.modules.block'\n"
+        "YOLO('yolo11n.yaml', verbose=False); YOLO('yolo12n.yaml', verbose=False)",
+        PYTHONPATH=str(overlay),
+    )
+    warnings = [line for line in (out.stdout + out.stderr).splitlines() if "yolov12-plugin" in line]
+    assert len(warnings) == 1, warnings
+    assert symbol in warnings[0] and ultralytics.__version__ in warnings[0]
+
+
+def test_a_moved_module_warns_too(run, overlay):
+    (overlay / "ultralytics/nn/tasks.py").rename(overlay / "ultralytics/nn/parser.py")
+    (overlay / "ultralytics/nn/__init__.py").write_text("")
+    out = run("import ultralytics.utils.checks, yolov12_plugin as y; assert not y.is_registered()", PYTHONPATH=str(overlay))
+    assert len(out.stderr.splitlines()) == 1 and "ultralytics.nn.tasks" in out.stderr, out.stderr
+
+
+def test_a_broken_plugin_does_not_break_ultralytics(run):
+    """The plugin fails while it is imported: Ultralytics works, and one line says so."""
+    out = run(
+        "import sys; sys.modules['yolov12_plugin.names'] = None\n"
+        "from ultralytics import YOLO; YOLO('yolo11n.yaml', verbose=False)"
+    )
+    assert len(out.stderr.splitlines()) == 1 and "yolov12-plugin is off: ImportError" in out.stderr, out.stderr
+
+
+def test_table_is_complete():
+    """Each row says why; no attribute is listed twice; the README lists the same rows."""
+    assert len({(p.module, p.attribute) for p in registry.PATCHES}) == len(registry.PATCHES)
+    assert all(p.why for p in registry.PATCHES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for patch in registry.PATCHES:
+        assert f"| `{patch.module}.{patch.attribute}` | {patch.why} |" in readme
+
+
+def test_nothing_else_of_ultralytics_changes(run):
+    """Every attribute of every loaded Ultralytics module but those of the table is the one it was."""
+    snapshot = (
+        "import sys, ultralytics.models, ultralytics.data.utils, ultralytics.engine.exporter, yolov12_plugin as y12\n"
+        "from yolov12_plugin.registry import PATCHES\n"
+        "seen = lambda: {(n, a): v for n, m in list(sys.modules.items()) if m and n.startswith('ultralytics')\n"
+        "                for a, v in vars(m).items()}\n"
+        "on = seen(); y12.unregister(); off = seen()\n"
+        "changed = {key for key in off if key in on and on[key] is not off[key]}\n"
+        "listed = {(p.module, p.attribute) for p in PATCHES} | {(p.reexport, p.attribute) for p in PATCHES if p.reexport}\n"
+        "assert changed == listed, changed ^ listed"
+    )
+    run(snapshot)
