@@ -61,7 +61,7 @@ def test_missing_file_is_stock_s_own_error():
 def test_preset_through_the_command_line(run):
     """The command line reads cfg= before it loads any model."""
     code = (
-        "import sys; sys.argv = ['yolo', 'val', 'cfg=yolov12s-coco.yaml', 'mixup=0.3', 'model=missing.pt']\n"
+        "import sys; sys.argv = ['yolo', 'cfg=yolov12s-coco.yaml', 'val', 'mixup=0.3', 'model=missing.pt']\n"
         "import ultralytics.cfg as c, ultralytics\n"
         "class Model:\n"
         "    task = 'detect'\n"

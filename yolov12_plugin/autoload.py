@@ -65,12 +65,14 @@ def loaded(name):
     try:
         from yolov12_plugin import registry
 
-        if name == TASKS or not has_tasks():
+        if name == TASKS:
             uninstall()
             registry.register()
+        elif not has_tasks():
+            uninstall()
+            registry.warn_unsupported(TASKS)
         elif not is_off():
             registry.apply(patch for patch in registry.PATCHES if patch.module == name)
     except Exception as e:
-        # A symbol that is not there is reported once, by register().
-        if name == TASKS:
+        if name == TASKS:  # whatever failed earlier fails, and is reported, here
             print(f"yolov12-plugin is off: {type(e).__name__}: {e}", file=sys.stderr)

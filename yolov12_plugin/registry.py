@@ -3,6 +3,7 @@
 import functools
 import importlib
 import logging
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ class Patch(NamedTuple):
     replacement: str  # "module:object"; a wrapper is called with the original
     why: str
     wrapper: bool = False
-    reexport: str | None = None  # module that imports the attribute by name
+    reexports: tuple[str, ...] = ()  # modules that import the attribute by name
 
 
 # fmt: off
@@ -41,9 +42,16 @@ PATCHES = (
           "parse_model looks up layers here"),
     Patch("ultralytics.nn.tasks", "parse_model", "yolov12_plugin.registry:read_a2c2f_section",
           "reads the a2c2f: section of a model YAML",
-          wrapper=True, reexport="ultralytics.nn"),
+          wrapper=True, reexports=("ultralytics.nn",)),
+    Patch("ultralytics.nn.tasks", "yaml_model_load", "yolov12_plugin.registry:prefer_user_yaml",
+          "a user's own yolov12n.yaml wins (older Ultralytics looks for yolov12.yaml first)",
+          wrapper=True, reexports=("ultralytics.nn", "ultralytics.engine.model")),
 )
 # fmt: on
+
+class Unsupported(RuntimeError):
+    """This Ultralytics lacks a symbol of `PATCHES`, which the message names."""
+
 
 _applied: dict[Patch, tuple[Any, Any]] = {}  # patch -> (original, replacement)
 
@@ -57,6 +65,17 @@ def find_plugin_yaml(stock: Callable) -> Callable:
         return str(path) if path else stock(file, *args, **kwargs)
 
     return check_yolov5u_filename
+
+
+def prefer_user_yaml(stock: Callable) -> Callable:
+    """Load a YOLOv12 YAML that exists by its full path, which no search by name can mistake."""
+
+    @functools.wraps(stock)
+    def yaml_model_load(path):
+        own = os.path.basename(path).startswith("yolov12") and os.path.isfile(path)
+        return stock(os.path.abspath(path) if own else path)
+
+    return yaml_model_load
 
 
 def read_a2c2f_section(stock: Callable) -> Callable:
@@ -82,9 +101,9 @@ def register() -> bool:
         return False
     try:
         apply(PATCHES)
-    except Exception as e:  # a plugin must not break `import ultralytics`
+    except Unsupported as e:
         unregister()
-        _warn(f"{e}. YOLOv12 is off and Ultralytics untouched: update yolov12-plugin, or set YOLO12_PLUGIN=off.")
+        warn_unsupported(str(e))
         return False
     return True
 
@@ -109,15 +128,14 @@ def apply(patches: Iterable[Patch]) -> None:
     """Put the replacements of `patches` in place; those already there are left.
 
     Raises:
-        RuntimeError: this Ultralytics has no such symbol; nothing of `patches` was applied.
+        Unsupported: this Ultralytics has no such symbol; nothing of `patches` was applied.
     """
     found = {}
     for patch in patches:
         try:
             found[patch] = getattr(importlib.import_module(patch.module), patch.attribute)
         except (ImportError, AttributeError) as e:
-            version = getattr(sys.modules.get("ultralytics"), "__version__", "(unknown version)")
-            raise RuntimeError(f"Ultralytics {version} has no {patch.module}.{patch.attribute} ({e})") from e
+            raise Unsupported(f"{patch.module}.{patch.attribute}") from e
     ready = {}
     for patch, current in found.items():
         if current is _applied.get(patch, (None, None))[1]:
@@ -130,12 +148,18 @@ def apply(patches: Iterable[Patch]) -> None:
 
 
 def _swap(patch: Patch, old: Any, new: Any) -> None:
-    for module in (patch.module, patch.reexport):
+    for module in (patch.module, *patch.reexports):
         # While Ultralytics is being imported a re-export is not there yet: it will pick up the replacement by itself.
-        if module and getattr(sys.modules.get(module), patch.attribute, None) is old:
+        if getattr(sys.modules.get(module), patch.attribute, None) is old:
             setattr(sys.modules[module], patch.attribute, new)
 
 
 @functools.cache
-def _warn(message: str) -> None:
-    LOGGER.warning("yolov12-plugin: %s", message)
+def warn_unsupported(symbol: str) -> None:
+    """Say once that this Ultralytics lacks a symbol of `PATCHES`, and what follows."""
+    LOGGER.warning(
+        "yolov12-plugin: Ultralytics %s has no %s. YOLOv12 is off and Ultralytics untouched: update yolov12-plugin, "
+        "or set YOLO12_PLUGIN=off.",
+        importlib.import_module("ultralytics").__version__,
+        symbol,
+    )

@@ -14,7 +14,7 @@ def rows() -> list[dict[str, Any]]:
     for model in MODELS.values():
         if model.release != "v1.0":
             continue
-        net = YOLO(model.yaml, verbose=False).fuse(verbose=False).model
+        net = YOLO(model.yaml, verbose=False).model.fuse(verbose=False)
         table.append(
             {
                 "model": f"YOLOv12-{model.scale.upper()}",
