@@ -26,7 +26,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [
                 *("yolo", "train", "model=yolov12n.yaml", "data=shapes.yaml", f"imgsz={args.imgsz}"),
-                *(f"epochs={args.epochs}", f"seed={seed}", f"project={folder}", "name=train", "plots=False", "device=cpu"),
+                *(f"epochs={args.epochs}", f"seed={seed}", "device=cpu", "plots=False"),
+                *(f"project={folder}", "name=train"),
             ]
             start = time.perf_counter()
             subprocess.run(command, check=True)

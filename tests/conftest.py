@@ -9,7 +9,11 @@ import pytest
 # Ultralytics reads these when it is first imported; children inherit them.
 CONFIG = tempfile.mkdtemp(prefix="yolov12-tests-")
 os.environ.update(
-    YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_CONFIG_DIR=CONFIG, CUDA_VISIBLE_DEVICES="", WANDB_MODE="disabled"
+    YOLO_AUTOINSTALL="false",
+    YOLO_OFFLINE="true",
+    YOLO_CONFIG_DIR=CONFIG,
+    CUDA_VISIBLE_DEVICES="",
+    WANDB_MODE="disabled",
 )
 os.environ.pop("YOLO12_PLUGIN", None)
 

@@ -24,11 +24,7 @@ def test_start_up_brings_no_module_of_the_standard_library(run):
 
 
 def test_one_finder_although_site_runs_twice_in_a_venv(run):
-    run(
-        "import sys, yolov12_plugin.autoload as a\n"
-        "a.install(); a.install()\n"
-        "assert sys.meta_path.count(a.Finder) == 1"
-    )
+    run("import sys, yolov12_plugin.autoload as a\na.install(); a.install()\nassert sys.meta_path.count(a.Finder) == 1")
 
 
 def test_off_installs_nothing(run):

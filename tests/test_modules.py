@@ -62,7 +62,9 @@ def test_batch_and_size_change_between_calls(layout):
         torch.testing.assert_close(attn(x)[:1], attn(x[:1]), atol=1e-5, rtol=1e-5)  # images do not mix
 
 
-@pytest.mark.parametrize("module", [y12.AAttn(64, 2, 4), y12.ABlock(64, 2, 1.2, 4), y12.A2C2f(64, 64, 1, True, 4, True)])
+@pytest.mark.parametrize(
+    "module", [y12.AAttn(64, 2, 4), y12.ABlock(64, 2, 1.2, 4), y12.A2C2f(64, 64, 1, True, 4, True)]
+)
 def test_every_parameter_gets_a_gradient(module):
     randomise(module)(torch.randn(2, 64, 6, 6)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())

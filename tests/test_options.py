@@ -20,7 +20,9 @@ def model(scale="n", rows=None, **section):
 
 
 def blocks(net):
-    return [m for m in net.modules() if isinstance(m, y12.A2C2f) and any(isinstance(a, y12.ABlock) for a in m.modules())]
+    return [
+        m for m in net.modules() if isinstance(m, y12.A2C2f) and any(isinstance(a, y12.ABlock) for a in m.modules())
+    ]
 
 
 def attentions(net):

@@ -52,7 +52,12 @@ def test_wheel_contents(wheel):
     assert {"yolov12_plugin.pth", "yolov12_plugin.start", "yolov12_plugin/autoload.py"} <= names
     assert {f"yolov12_plugin/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "cfg").rglob("*.yaml")} <= names
     roots = {name.split("/")[0] for name in names}
-    assert roots == {"yolov12_plugin", "yolov12_plugin.pth", "yolov12_plugin.start", "-".join(wheel.name.split("-")[:2]) + ".dist-info"}
+    assert roots == {
+        "yolov12_plugin",
+        "yolov12_plugin.pth",
+        "yolov12_plugin.start",
+        "-".join(wheel.name.split("-")[:2]) + ".dist-info",
+    }
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

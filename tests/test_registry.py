@@ -73,17 +73,17 @@ def test_register_where_ultralytics_is_loaded_already(run):
     )
 
 
-@pytest.mark.parametrize("first", ["yolov12_plugin.nn.modules", "yolov12_plugin.nn.attention", "ultralytics.nn.modules"])
+@pytest.mark.parametrize(
+    "first", ["yolov12_plugin.nn.modules", "yolov12_plugin.nn.attention", "ultralytics.nn.modules"]
+)
 def test_any_import_order(run, first):
-    run(f"import {first}, ultralytics.nn.tasks as t, yolov12_plugin as y; assert y.is_registered() and t.A2C2f is y.A2C2f")
+    run(
+        f"import {first}, ultralytics.nn.tasks as t, yolov12_plugin as y; assert y.is_registered() and t.A2C2f is y.A2C2f"
+    )
 
 
 def test_unregister_before_ultralytics_is_imported(run):
-    run(
-        "import yolov12_plugin as y12; y12.unregister()\n"
-        "import ultralytics.nn.tasks\n"
-        "assert not y12.is_registered()\n"
-    )
+    run("import yolov12_plugin as y12; y12.unregister()\nimport ultralytics.nn.tasks\nassert not y12.is_registered()\n")
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0", "false"])
@@ -142,7 +142,9 @@ def test_a_moved_symbol_leaves_stock_untouched_and_warns_once(run, overlay, symb
 def test_a_moved_module_warns_too(run, overlay):
     (overlay / "ultralytics/nn/tasks.py").rename(overlay / "ultralytics/nn/parser.py")
     (overlay / "ultralytics/nn/__init__.py").write_text("")
-    out = run("import ultralytics.utils.checks, yolov12_plugin as y; assert not y.is_registered()", PYTHONPATH=str(overlay))
+    out = run(
+        "import ultralytics.utils.checks, yolov12_plugin as y; assert not y.is_registered()", PYTHONPATH=str(overlay)
+    )
     assert len(out.stderr.splitlines()) == 1 and "ultralytics.nn.tasks" in out.stderr, out.stderr
 
 

@@ -1,29 +1,23 @@
-"""YOLOv12 for the Ultralytics that people already have.
-
-This file runs at every interpreter start: it imports nothing, and loads each public name when it is first used.
-"""
+"""YOLOv12 for the Ultralytics that people already have."""
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "A2C2f": "yolov12_plugin.nn.modules",
-    "AAttn": "yolov12_plugin.nn.modules",
-    "ABlock": "yolov12_plugin.nn.modules",
-    "is_registered": "yolov12_plugin.registry",
-    "preset": "yolov12_plugin.presets",
-    "register": "yolov12_plugin.registry",
-    "unregister": "yolov12_plugin.registry",
+# Run at every interpreter start: public names are imported when they are first used.
+_MODULES = {
+    "nn.modules": ("A2C2f", "AAttn", "ABlock"),
+    "presets": ("preset",),
+    "registry": ("is_registered", "register", "unregister"),
 }
-__all__ = tuple(_PUBLIC)
 
 
 def __getattr__(name):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'yolov12_plugin' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PUBLIC[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted((*globals(), *_PUBLIC))
+    return [*globals(), *(name for names in _MODULES.values() for name in names)]

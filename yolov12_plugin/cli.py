@@ -29,7 +29,8 @@ def table1(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
     if as_json:
         typer.echo(json.dumps(table, indent=2))
         return
-    view = Table(Column("Model", no_wrap=True), "FLOPs (G)", "built", "Params (M)", "built", "AP", "AP50", "AP75", "T4 (ms)", title="Table 1")
+    titles = ("FLOPs (G)", "built", "Params (M)", "built", "AP", "AP50", "AP75", "T4 (ms)")
+    view = Table(Column("Model", no_wrap=True), *titles, title="Table 1")
     for row in table:
         view.add_row(*map(str, row.values()))
     Console().print(view)

@@ -7,6 +7,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
+from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
 from yolov12_plugin import autoload, names
@@ -49,6 +50,7 @@ PATCHES = (
 )
 # fmt: on
 
+
 class Unsupported(RuntimeError):
     """This Ultralytics lacks a symbol of `PATCHES`, which the message names."""
 
@@ -89,6 +91,24 @@ def read_a2c2f_section(stock: Callable) -> Callable:
             return stock(d, *args, **kwargs)
 
     return parse_model
+
+
+def on_load(module: str) -> None:
+    """Act on a watched module of Ultralytics that was just imported."""
+    if module == autoload.TASKS:
+        autoload.uninstall()
+        register()
+    elif not _has_tasks():
+        autoload.uninstall()
+        warn_unsupported(autoload.TASKS)
+    elif not autoload.is_off():
+        apply(patch for patch in PATCHES if patch.module == module)
+
+
+def _has_tasks() -> bool:
+    # Importing it here would be too early: the module that was just imported is needed by it.
+    nn = PathFinder.find_spec("ultralytics.nn", sys.modules["ultralytics"].__path__)
+    return nn is not None and PathFinder.find_spec(autoload.TASKS, nn.submodule_search_locations) is not None
 
 
 def register() -> bool:

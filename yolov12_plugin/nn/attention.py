@@ -28,8 +28,8 @@ def area_attention(q: Tensor, k: Tensor, v: Tensor, area: int = 1) -> Tensor:
     area = min(area, n)
     if longer := n % area:
         split = longer * (n // area + 1)
-        first, last = zip(*(t.split([split, n - split], dim=-1) for t in (q, k, v)))
-        return torch.cat((area_attention(*first, longer), area_attention(*last, area - longer)), dim=-1)
+        (q1, q2), (k1, k2), (v1, v2) = (t.split([split, n - split], dim=-1) for t in (q, k, v))
+        return torch.cat((area_attention(q1, k1, v1, longer), area_attention(q2, k2, v2, area - longer)), dim=-1)
 
     def tokens(t: Tensor) -> Tensor:  # (B, heads, head_dim, N) -> (B·area, heads, N/area, head_dim)
         t = t.reshape(b, heads, -1, area, n // area).permute(0, 3, 1, 4, 2)

@@ -55,7 +55,7 @@ def a2c2f_section(d: dict[str, Any], block: type) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: unknown option, or unknown scale in a mapping.
     """
-    positional = [name for name in inspect.signature(block.__init__).parameters if name not in ("self", "c1", "n")]
+    positional = [name for name in inspect.signature(block).parameters if name not in ("c1", "n")]
     names = positional[2:]  # the width and whether to attend belong to the row
     section = d.get("a2c2f") or {}
     source = d.get("yaml_file") or "model YAML"
@@ -75,7 +75,9 @@ def a2c2f_section(d: dict[str, Any], block: type) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{where}: unknown option {key}={value!r}; {hint}options are {', '.join(names)}")
         if isinstance(value, dict):
             if unknown := [s for s in value if s not in scales]:
-                raise ValueError(f"{where}: {key} has no scale {unknown[0]!r}; scales are {', '.join(scales) or 'none'}")
+                raise ValueError(
+                    f"{where}: {key} has no scale {unknown[0]!r}; scales are {', '.join(scales) or 'none'}"
+                )
             if scale not in value:
                 continue
             value = value[scale]
@@ -83,7 +85,8 @@ def a2c2f_section(d: dict[str, Any], block: type) -> Iterator[dict[str, Any]]:
 
     # Arguments past (c2, a2, area) would be followed by the ones that the parser appends: they travel by name instead.
     defaults = [None, True, 1]
-    own, trimmed = [], {"backbone": [], "head": []}
+    own: list[dict[str, Any]] = []
+    trimmed: dict[str, list] = {"backbone": [], "head": []}
     for part, kept in trimmed.items():
         for row in d[part]:
             if row[2] == block.__name__:

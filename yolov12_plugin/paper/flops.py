@@ -13,15 +13,12 @@ def gflops(model: nn.Module, imgsz: int = 640) -> float:
     counts at its output's resolution, and a classifier's linear layer counts once a stride. Ultralytics prints more
     today: its counter has since learned to include the attention and other operations.
     """
-    counted = []
+    counted: list[int] = []
 
     def count(m: nn.Module, _: tuple[Tensor], out: Tensor) -> None:
-        if isinstance(m, nn.Upsample):
-            taps = 1
-        elif isinstance(m, nn.ConvTranspose2d):
-            taps = m.weight[:, 0].numel()
-        else:
-            taps = m.weight[0].numel()
+        taps = 1  # multiply-adds for one value of the output
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            taps = m.weight[:, 0].numel() if isinstance(m, nn.ConvTranspose2d) else m.weight[0].numel()
         counted.append(2 * out.numel() * taps)
 
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Upsample)

@@ -7,14 +7,14 @@ from yolov12_plugin.paper.flops import gflops
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row a scale: FLOPs (G) and parameters (M) of the paper and of the fused model built here, AP (%), latency (ms)."""
-    from ultralytics import YOLO
+    """One row a scale: FLOPs (G) and parameters (M) as published and as built here; AP (%) and latency (ms, T4)."""
+    from ultralytics.nn.tasks import DetectionModel
 
     table = []
     for model in MODELS.values():
         if model.release != "v1.0":
             continue
-        net = YOLO(model.yaml, verbose=False).model.fuse(verbose=False)
+        net = DetectionModel(model.yaml, verbose=False).fuse(verbose=False)
         table.append(
             {
                 "model": f"YOLOv12-{model.scale.upper()}",
