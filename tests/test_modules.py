@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ultralytics import YOLO
 
 import yolov12_plugin as y12
 
@@ -149,3 +150,53 @@ def test_pickles_name_ultralytics():
     assert b"yolov12_plugin" not in data and b"ultralytics.nn.modules.block" in data
     x = torch.randn(1, 64, 8, 8)
     torch.testing.assert_close(pickle.loads(data).eval()(x), block.eval()(x))
+
+
+@settings(deadline=None, max_examples=40)
+@given(layout=st.sampled_from(LAYOUTS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
+       heads=st.integers(1, 3), area=st.integers(1, 6))  # fmt: skip
+def test_fused_form(layout, b, h, w, heads, area):
+    """One projection instead of the official ones, the same result, and the official layout again when pickled."""
+    attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()
+    x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64)
+    expected = attn(x)
+    attn.fuse()
+    attn.fuse()
+    assert not {"qkv", "qk", "v"} & {name for name, _ in attn.named_children()}
+    torch.testing.assert_close(attn(x), expected)
+    for again in copy.deepcopy(attn), pickle.loads(pickle.dumps(attn)):
+        torch.testing.assert_close(again(x), expected)
+
+
+@pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l-turbo.yaml", "yolov12n-seg.yaml", "yolov12n-cls.yaml"])
+def test_model_fuse_reaches_every_attention(name):
+    net = randomise(YOLO(name, verbose=False).model).double().eval()
+    x = torch.rand(1, 3, 96, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = net(x)[0]
+        assert net.fuse(verbose=False) is net
+        fused = [m for m in net.modules() if isinstance(m, y12.AAttn)]
+        assert fused and all("packed" in m._modules for m in fused)
+        torch.testing.assert_close(net(x)[0], expected)
+
+
+def test_unfused_pickle_is_untouched():
+    attn = y12.AAttn(64, 2)
+    assert list(pickle.loads(pickle.dumps(attn)).state_dict()) == list(attn.state_dict())
+
+
+def test_attention_shares_one_copy_of_v_with_the_perceiver():
+    """Bytes kept for the backward pass: what each layer needs of its input, and nothing twice."""
+    attn = y12.AAttn(64, 2, 4)
+    x = torch.rand(1, 64, 40, 40)
+    storages = {}
+
+    def pack(t):
+        storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        attn(x)
+    maps = sum(s.nbytes() for s in storages.values()) / (x.numel() * x.element_size())
+    # x, qkv before and after normalisation, attention, perceiver, their sum, and proj: 1 + 3 + 3 + 1 + 1 + 1 + 1
+    assert maps < 11.6

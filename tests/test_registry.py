@@ -1,4 +1,5 @@
 import importlib
+import pkgutil
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from yolov12_plugin import registry
 
 
 def symbols():
-    return {(p.module, p.attribute): getattr(importlib.import_module(p.module), p.attribute) for p in registry.PATCHES}
+    return {(p.owner, p.attribute): getattr(pkgutil.resolve_name(p.owner), p.attribute) for p in registry.PATCHES}
 
 
 def test_registered_by_the_import_alone(run):
@@ -36,7 +37,7 @@ def test_unregister_restores_the_very_objects():
         assert all(stock[key] is not ours[key] for key in ours)
         for patch in registry.PATCHES:
             for module in patch.reexports:
-                assert getattr(importlib.import_module(module), patch.attribute) is stock[patch.module, patch.attribute]
+                assert getattr(importlib.import_module(module), patch.attribute) is stock[patch.owner, patch.attribute]
         for (_, name), obj in stock.items():
             assert obj.__name__ == name and "yolov12" not in obj.__code__.co_filename if hasattr(obj, "__code__") else 1
         y12.unregister()  # twice is once
@@ -59,7 +60,7 @@ def test_register_is_idempotent():
 @pytest.mark.parametrize("patch", [p for p in registry.PATCHES if p.reexports], ids=lambda p: p.attribute)
 def test_reexports_follow(patch):
     for module in patch.reexports:
-        assert getattr(importlib.import_module(module), patch.attribute) is symbols()[patch.module, patch.attribute]
+        assert getattr(importlib.import_module(module), patch.attribute) is symbols()[patch.owner, patch.attribute]
 
 
 def test_register_where_ultralytics_is_loaded_already(run):
@@ -159,11 +160,11 @@ def test_a_broken_plugin_does_not_break_ultralytics(run):
 
 def test_table_is_complete():
     """Each row says why; no attribute is listed twice; the README lists the same rows."""
-    assert len({(p.module, p.attribute) for p in registry.PATCHES}) == len(registry.PATCHES)
+    assert len({(p.owner, p.attribute) for p in registry.PATCHES}) == len(registry.PATCHES)
     assert all(p.why for p in registry.PATCHES)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for patch in registry.PATCHES:
-        assert f"| `{patch.module}.{patch.attribute}` | {patch.why} |" in readme
+        assert f"| `{patch.owner}.{patch.attribute}` | {patch.why} |" in readme
 
 
 def test_nothing_else_of_ultralytics_changes(run):
@@ -175,7 +176,7 @@ def test_nothing_else_of_ultralytics_changes(run):
         "                for a, v in vars(m).items()}\n"
         "on = seen(); y12.unregister(); off = seen()\n"
         "changed = {key for key in off if key in on and on[key] is not off[key]}\n"
-        "listed = {(p.module, p.attribute) for p in PATCHES} | {(m, p.attribute) for p in PATCHES for m in p.reexports}\n"
+        "listed = {(p.owner, p.attribute) for p in PATCHES if ':' not in p.owner} | {(m, p.attribute) for p in PATCHES for m in p.reexports}\n"
         "assert changed == listed, changed ^ listed"
     )
     run(snapshot)

@@ -18,7 +18,7 @@ LOGGER = logging.getLogger("yolov12_plugin")
 class Patch(NamedTuple):
     """One attribute of Ultralytics and what stands in for it while the plugin is registered."""
 
-    module: str
+    owner: str  # module, or "module:class"
     attribute: str
     replacement: str  # "module:object"; a wrapper is called with the original
     why: str
@@ -47,6 +47,9 @@ PATCHES = (
     Patch("ultralytics.nn.tasks", "yaml_model_load", "yolov12_plugin.registry:prefer_user_yaml",
           "a user's own yolov12n.yaml wins (older Ultralytics looks for yolov12.yaml first)",
           wrapper=True, reexports=("ultralytics.nn", "ultralytics.engine.model")),
+    Patch("ultralytics.nn.tasks:BaseModel", "fuse", "yolov12_plugin.registry:fuse_attention",
+          "fusing a model re-parameterises its attention too",
+          wrapper=True),
 )
 # fmt: on
 
@@ -93,6 +96,21 @@ def read_a2c2f_section(stock: Callable) -> Callable:
     return parse_model
 
 
+def fuse_attention(stock: Callable) -> Callable:
+    """Fuse the attention of a model when Ultralytics fuses its convolutions."""
+    from yolov12_plugin.nn.modules import AAttn
+
+    @functools.wraps(stock)
+    def fuse(self, *args, **kwargs):
+        stock(self, *args, **kwargs)
+        for m in self.modules():
+            if isinstance(m, AAttn):
+                m.fuse()
+        return self
+
+    return fuse
+
+
 def on_load(module: str) -> None:
     """Act on a watched module of Ultralytics that was just imported."""
     if module == autoload.TASKS:
@@ -102,7 +120,7 @@ def on_load(module: str) -> None:
         autoload.uninstall()
         warn_unsupported(autoload.TASKS)
     elif not autoload.is_off():
-        apply(patch for patch in PATCHES if patch.module == module)
+        apply(patch for patch in PATCHES if patch.owner == module)
 
 
 def _has_tasks() -> bool:
@@ -139,7 +157,7 @@ def unregister() -> None:
 def is_registered() -> bool:
     """Whether every replacement of `PATCHES` is in place."""
     return set(_applied) == set(PATCHES) and all(
-        getattr(sys.modules.get(patch.module), patch.attribute, None) is replacement
+        getattr(pkgutil.resolve_name(patch.owner), patch.attribute, None) is replacement
         for patch, (_, replacement) in _applied.items()
     )
 
@@ -153,9 +171,9 @@ def apply(patches: Iterable[Patch]) -> None:
     found = {}
     for patch in patches:
         try:
-            found[patch] = getattr(importlib.import_module(patch.module), patch.attribute)
+            found[patch] = getattr(pkgutil.resolve_name(patch.owner), patch.attribute)
         except (ImportError, AttributeError) as e:
-            raise Unsupported(f"{patch.module}.{patch.attribute}") from e
+            raise Unsupported(f"{patch.owner}.{patch.attribute}") from e
     ready = {}
     for patch, current in found.items():
         if current is _applied.get(patch, (None, None))[1]:
@@ -168,10 +186,10 @@ def apply(patches: Iterable[Patch]) -> None:
 
 
 def _swap(patch: Patch, old: Any, new: Any) -> None:
-    for module in (patch.module, *patch.reexports):
-        # While Ultralytics is being imported a re-export is not there yet: it will pick up the replacement by itself.
-        if getattr(sys.modules.get(module), patch.attribute, None) is old:
-            setattr(sys.modules[module], patch.attribute, new)
+    # While Ultralytics is being imported a re-export is not there yet: it will pick up the replacement by itself.
+    for place in (pkgutil.resolve_name(patch.owner), *map(sys.modules.get, patch.reexports)):
+        if getattr(place, patch.attribute, None) is old:
+            setattr(place, patch.attribute, new)
 
 
 @functools.cache

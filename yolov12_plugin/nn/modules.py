@@ -1,9 +1,12 @@
 """The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.block import C3k
 from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from yolov12_plugin.nn.attention import area_attention
 from yolov12_plugin.nn.options import from_yaml
@@ -38,6 +41,7 @@ class AAttn(nn.Module):
 
     __module__ = CHECKPOINT_MODULE
 
+    packed: nn.Conv2d  # of the fused form alone
     vertical = False  # checkpoints of stock Ultralytics and of the authors do not store it
 
     def __init__(
@@ -77,24 +81,67 @@ class AAttn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, h, w = x.shape
-        if "qkv" in self._modules:
-            # (B, 3·dim, H, W) -> q, k, v (B, heads, head_dim, H, W)
-            qkv = self.qkv(x).reshape(b, self.num_heads, 3, self.head_dim, h, w)
-            q, k, v = qkv.unbind(2)
-        else:
-            # (B, 2·dim, H, W) -> q, k (B, heads, head_dim, H, W)
-            q, k = self.qk(x).reshape(b, 2, self.num_heads, self.head_dim, h, w).unbind(1)
-            v = self.v(x).reshape(b, self.num_heads, self.head_dim, h, w)
-        perceived = self.pe(v.reshape(b, -1, h, w))  # (B, heads, head_dim, H, W) -> (B, dim, H, W)
-
-        # (B, heads, head_dim, H, W) -> (B, heads, head_dim, N), and back to (B, dim, H, W)
         if self.vertical:
-            q, k, v = (t.transpose(-2, -1).flatten(-2) for t in (q, k, v))
-            out = area_attention(q, k, v, self.area).reshape(b, -1, w, h).transpose(-2, -1)
+            x, h, w = x.transpose(2, 3), w, h  # tokens in the order of the columns
+
+        # Channels of the projections -> q, k, v (B, N, heads, head_dim), copied once for attention and perceiver alike.
+        heads, d, n = self.num_heads, self.head_dim, h * w
+        scale = None
+        if "packed" in self._modules:
+            q, k, v = self.packed(x).reshape(b, 3, heads, d, n).permute(1, 0, 4, 2, 3).contiguous().unbind()
+            scale = 1.0
+        elif "qkv" in self._modules:
+            q, k, v = self.qkv(x).reshape(b, heads, 3, d, n).permute(2, 0, 4, 1, 3).contiguous().unbind()
         else:
-            q, k, v = (t.flatten(-2) for t in (q, k, v))
-            out = area_attention(q, k, v, self.area).reshape(b, -1, h, w)
-        return self.proj(out + perceived)
+            q, k = self.qk(x).reshape(b, 2, heads, d, n).permute(1, 0, 4, 2, 3).contiguous().unbind()
+            v = self.v(x).reshape(b, heads, d, n).permute(0, 3, 1, 2).contiguous()
+
+        # (B, N, heads, head_dim) -> (B, dim, H, W)
+        out, v = (t.reshape(b, h, w, -1).permute(0, 3, 1, 2) for t in (area_attention(q, k, v, self.area, scale), v))
+        if self.vertical:
+            out, v = out.transpose(2, 3), v.transpose(2, 3)
+        return self.proj(out + self.pe(v))
+
+    def fuse(self) -> None:
+        """Re-parameterise for inference: one projection to [q, k, v] with its normalisation and the scale folded in.
+
+        The module computes the same in fewer copies, and every inference compiler can fuse its attention; Ultralytics'
+        `model.fuse()`, hence val, predict and export, calls it. It is pickled in the official layout all the same.
+        Projections that are no plain convolutions (quantised ones, say) are left as they are.
+        """
+        names = [name for name in ("qkv", "qk", "v") if name in self._modules]
+        projections = [getattr(self, name) for name in names]
+        if not names or any(type(m.conv) is not nn.Conv2d for m in projections):
+            return
+        folded = [fuse_conv_and_bn(m.conv, m.bn) if hasattr(m, "bn") else m.conv for m in projections]
+        weight, bias = (torch.cat(parts) for parts in zip(*(conv.parameters() for conv in folded)))
+        if names == ["qkv"]:
+            order = _interleaved(self.num_heads, self.head_dim)
+            weight, bias = weight[order], bias[order]
+        for name in names:
+            delattr(self, name)
+        self.packed = _scaled_projection(self.head_dim**-0.5, weight, bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if "packed" in self._modules:
+            modules = self._modules.copy()
+            del modules["packed"]
+            qkv = Conv(1, 1, act=False).train(self.training)
+            qkv.conv = _scaled_projection(self.head_dim**0.5, *self.packed.parameters())
+            back = _interleaved(self.num_heads, self.head_dim).argsort()
+            for p in qkv.conv.parameters():
+                p.data = p.data[back]
+            qkv.forward = qkv.forward_fuse  # type: ignore[method-assign]  # as Ultralytics leaves a fused Conv
+            del qkv.bn
+            state["_modules"] = {"qkv": qkv, **modules}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.all_head_dim = self.num_heads * self.head_dim  # the authors' turbo checkpoints do not store it
+        if not any(hasattr(m, "bn") for m in self.children()):
+            self.fuse()
 
 
 class ABlock(nn.Module):
@@ -213,6 +260,21 @@ class A2C2f(nn.Module):
             y.append(m(y[-1]))
         out = self.cv2(torch.cat(y, 1))  # n + 1 maps (B, c2·e, H, W) -> (B, c2, H, W)
         return out if self.gamma is None else x + self.gamma.view(1, -1, 1, 1) * out
+
+
+def _interleaved(heads: int, head_dim: int) -> Tensor:
+    """Where [q, k, v] are among channels per head [q, k, v]."""
+    return torch.arange(3 * heads * head_dim).view(heads, 3, head_dim).transpose(0, 1).flatten()
+
+
+def _scaled_projection(scale: float, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """1x1 convolution to [q, k, v] of these weights, those of q multiplied by `scale`."""
+    factor = bias.new_ones(3, len(bias) // 3)
+    factor[0] = scale
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
+    conv.weight = nn.Parameter(weight.detach() * factor.view(-1, 1, 1, 1), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach() * factor.flatten(), requires_grad=False)
+    return conv
 
 
 def _is_int(value: object) -> bool:

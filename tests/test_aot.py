@@ -1,0 +1,57 @@
+"""Exports compiled by a real TensorRT compiler: every attention becomes one kernel."""
+
+import pytest
+from ultralytics import YOLO
+
+import yolov12_plugin as y12
+from yolov12_plugin.benchmark.aot import compile_onnx, export_fp16
+
+MODELS = {
+    "yolov12n": 8,
+    "yolov12s": 8,
+    "yolov12m": 8,
+    "yolov12l": 16,
+    "yolov12x": 16,
+    "yolov12n-turbo": 8,
+    "yolov12n-seg": 8,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_attention_is_one_kernel(name):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
+    model = YOLO(f"{name}.yaml", verbose=False).model
+    assert sum(isinstance(m, y12.ABlock) for m in model.modules()) == MODELS[name]
+    graph = export_fp16(model)
+    for capability in "sm75", "sm86", "sm89":
+        compiled = compile_onnx(graph, capability)
+        print(name, capability, compiled)
+        assert compiled.fused_attentions == MODELS[name]
+        if (name, capability) == ("yolov12n", "sm75"):
+            assert compiled.kernels <= 175
+
+
+def test_export_leaves_the_model():
+    model = YOLO("yolov12n.yaml", verbose=False).model
+    names = list(model.state_dict())
+    assert export_fp16(model, 64)
+    assert list(model.state_dict()) == names and not model.is_fused()
+
+
+def test_unknown_capability():
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
+    with pytest.raises(ValueError, match=r"'sm42' is unknown; TensorRT-RTX compiles for .*sm75"):
+        compile_onnx(b"", "sm42")
+
+
+def test_graph_that_is_none():
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
+    with pytest.raises(RuntimeError, match="refused the graph for sm75"):
+        compile_onnx(b"not a graph")
+
+
+def test_compiler_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", None)
+    with pytest.raises(ImportError, match="pip install tensorrt-rtx-cu13"):
+        compile_onnx(b"")
