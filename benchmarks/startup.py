@@ -1,6 +1,7 @@
 """What the plugin adds to `python -c pass`, interleaved with a bare environment."""
 
 import argparse
+import compileall
 import json
 import platform
 import shutil
@@ -23,6 +24,7 @@ def environment(folder: Path, plugin: bool) -> Path:
         packages = next((folder / "lib").glob("python*/site-packages"))
         shutil.copytree(ROOT / "yolov12_plugin", packages / "yolov12_plugin")
         shutil.copy(ROOT / "yolov12_plugin/yolov12_plugin.pth", packages)
+        compileall.compile_dir(packages, quiet=1)  # as pip does
     return python
 
 

@@ -59,6 +59,24 @@ def test_runs_on_stock_with_the_plugin_absent(run, tmp_path, name, safe):
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l-turbo.yaml"])
+@pytest.mark.parametrize("safe", ["0", "1"])
+def test_fused_models_run_on_stock(run, tmp_path, name, safe):
+    """Ultralytics fuses a model in place when it predicts; what is saved then is in the official layout all the same.
+
+    Fused, even turbo's projections are expressed as v1.0's.
+    """
+    yolo = calibrated(name)
+    yolo.model.fuse(verbose=False)
+    yolo.save(tmp_path / "model.pt")
+    outputs = []
+    for switch in "on", "off":
+        run([sys.executable, "-c", PREDICT, tmp_path / "model.pt", tmp_path / switch],
+            YOLO12_PLUGIN=switch, ULTRALYTICS_SAFE_LOAD=safe)  # fmt: skip
+        outputs.append(torch.load(tmp_path / switch))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+
+
 def test_stock_checkpoints_load(run, tmp_path):
     """And the other way round: what stock wrote is read into the plugin's classes, with the same outputs."""
     code = "from ultralytics import YOLO; YOLO('yolo12n.yaml').save('stock.pt')"

@@ -7,7 +7,8 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from yolov12_plugin import autoload, names
@@ -111,16 +112,37 @@ def fuse_attention(stock: Callable) -> Callable:
     return fuse
 
 
-def on_load(module: str) -> None:
-    """Act on a watched module of Ultralytics that was just imported."""
-    if module == autoload.TASKS:
-        autoload.uninstall()
-        register()
-    elif not _has_tasks():
-        autoload.uninstall()
-        warn_unsupported(autoload.TASKS)
-    elif not autoload.is_off():
-        apply(patch for patch in PATCHES if patch.owner == module)
+def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:
+    """What the real finders give for a watched module of Ultralytics, with the registration right after its load."""
+    specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not autoload.Finder)
+    spec = next((spec for spec in specs if spec), None)
+    if spec and spec.loader:
+        loader: Any = spec.loader
+        load = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            del loader.exec_module
+            load(module)
+            _loaded(name)
+
+        loader.exec_module = exec_module
+    return spec
+
+
+def _loaded(name: str) -> None:
+    try:
+        if name == autoload.TASKS:
+            autoload.uninstall()
+            register()
+        elif not _has_tasks():
+            autoload.uninstall()
+            _warn_unsupported(autoload.TASKS)
+        elif not autoload.is_off():
+            apply(patch for patch in PATCHES if patch.owner == name)
+    except Exception as e:  # a plugin must not break `import ultralytics`
+        if name == autoload.TASKS:  # what failed for the names fails, and is said, here
+            unregister()
+            LOGGER.warning("yolov12-plugin is off: %s: %s", type(e).__name__, e)
 
 
 def _has_tasks() -> bool:
@@ -141,7 +163,7 @@ def register() -> bool:
         apply(PATCHES)
     except Unsupported as e:
         unregister()
-        warn_unsupported(str(e))
+        _warn_unsupported(str(e))
         return False
     return True
 
@@ -193,7 +215,7 @@ def _swap(patch: Patch, old: Any, new: Any) -> None:
 
 
 @functools.cache
-def warn_unsupported(symbol: str) -> None:
+def _warn_unsupported(symbol: str) -> None:
     """Say once that this Ultralytics lacks a symbol of `PATCHES`, and what follows."""
     LOGGER.warning(
         "yolov12-plugin: Ultralytics %s has no %s. YOLOv12 is off and Ultralytics untouched: update yolov12-plugin, "

@@ -84,20 +84,23 @@ class AAttn(nn.Module):
         if self.vertical:
             x, h, w = x.transpose(2, 3), w, h  # tokens in the order of the columns
 
-        # Channels of the projections -> q, k, v (B, N, heads, head_dim), copied once for attention and perceiver alike.
-        heads, d, n = self.num_heads, self.head_dim, h * w
+        # Projections -> q, k, v (B, H, W, dim), copied once for attention and perceiver alike.
         scale = None
         if "packed" in self._modules:
-            q, k, v = self.packed(x).reshape(b, 3, heads, d, n).permute(1, 0, 4, 2, 3).contiguous().unbind()
+            q, k, v = self.packed(x).permute(0, 2, 3, 1).contiguous().chunk(3, dim=-1)
             scale = 1.0
         elif "qkv" in self._modules:
-            q, k, v = self.qkv(x).reshape(b, heads, 3, d, n).permute(2, 0, 4, 1, 3).contiguous().unbind()
+            # (B, heads·3·head_dim, H, W) -> (3, B, H, W, heads, head_dim) -> (3, B, H, W, dim)
+            qkv = self.qkv(x).reshape(b, self.num_heads, 3, self.head_dim, h, w).permute(2, 0, 4, 5, 1, 3)
+            q, k, v = qkv.reshape(3, b, h, w, -1).unbind()
         else:
-            q, k = self.qk(x).reshape(b, 2, heads, d, n).permute(1, 0, 4, 2, 3).contiguous().unbind()
-            v = self.v(x).reshape(b, heads, d, n).permute(0, 3, 1, 2).contiguous()
+            q, k = self.qk(x).permute(0, 2, 3, 1).contiguous().chunk(2, dim=-1)
+            v = self.v(x).permute(0, 2, 3, 1).contiguous()
 
-        # (B, N, heads, head_dim) -> (B, dim, H, W)
-        out, v = (t.reshape(b, h, w, -1).permute(0, 3, 1, 2) for t in (area_attention(q, k, v, self.area, scale), v))
+        # (B, H, W, dim) -> (B, N, heads, head_dim), and back to (B, dim, H, W)
+        q, k, tokens = (t.reshape(b, h * w, self.num_heads, self.head_dim) for t in (q, k, v))
+        out = area_attention(q, k, tokens, self.area, scale).reshape(b, h, w, -1)
+        out, v = (t.permute(0, 3, 1, 2) for t in (out, v))
         if self.vertical:
             out, v = out.transpose(2, 3), v.transpose(2, 3)
         return self.proj(out + self.pe(v))
