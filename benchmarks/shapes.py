@@ -53,7 +53,7 @@ def main() -> None:
         "imgsz": args.imgsz,
         "runs": runs,
         "cpus": os.cpu_count(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "ultralytics": ultralytics.__version__,
     }

@@ -46,7 +46,7 @@ def main() -> None:
     pairs = [1000 * (b - a) for a, b in zip(seconds["without"], seconds["with"])]
     result = {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "runs": args.runs,
         "median_ms": {name: round(value, 2) for name, value in median.items()},
         "median_added_ms": round(statistics.median(pairs), 2),

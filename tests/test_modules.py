@@ -160,12 +160,40 @@ def test_fused_form(layout, b, h, w, heads, area):
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()
     x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64)
     expected = attn(x)
+    before = {name: tensor.clone() for name, tensor in attn.state_dict().items()}
     attn.fuse()
     attn.fuse()
-    assert not {"qkv", "qk", "v"} & {name for name, _ in attn.named_children()}
+    assert "packed" in attn._modules
     torch.testing.assert_close(attn(x), expected)
-    for again in copy.deepcopy(attn), pickle.loads(pickle.dumps(attn)):
+    for again in attn, copy.deepcopy(copy.deepcopy(attn)), pickle.loads(pickle.dumps(attn)):
         torch.testing.assert_close(again(x), expected)
+        state = again.state_dict()
+        assert list(state) == list(before) and all(torch.equal(state[name], before[name]) for name in before)
+
+
+def test_fused_form_follows_loaded_weights():
+    attn, other = randomise(y12.AAttn(64, 2)).eval(), randomise(y12.AAttn(64, 2)).eval()
+    attn.fuse()
+    attn.load_state_dict(other.state_dict())
+    x = torch.randn(1, 64, 4, 4)
+    torch.testing.assert_close(attn(x), other(x))
+
+
+def test_fused_model_gives_its_weights():
+    """A fused checkpoint transfers to a new model what it transfers with stock: all but the folded normalisation."""
+    source = randomise(YOLO("yolov12n.yaml", verbose=False).model).fuse(verbose=False)
+    target = YOLO("yolov12n.yaml", verbose=False).model
+    target.load(source, verbose=False)
+    name = "model.6.m.0.0.attn.qkv.conv.weight"
+    assert torch.equal(target.state_dict()[name], source.state_dict()[name])
+    assert not any("packed" in key for key in source.state_dict())
+
+
+def test_empty_batch():
+    for attn in y12.AAttn(64, 2, 4).eval(), y12.AAttn(64, 2, 4, qkv_fused=False, vertical=True).eval():
+        assert attn(torch.zeros(0, 64, 4, 6)).shape == (0, 64, 4, 6)
+        attn.fuse()
+        assert attn(torch.zeros(0, 64, 4, 6)).shape == (0, 64, 4, 6)
 
 
 @pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l-turbo.yaml", "yolov12n-seg.yaml", "yolov12n-cls.yaml"])

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import torch
 import yaml
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -68,6 +69,61 @@ def test_row_wins_over_the_parser_and_section_over_the_row(scale):
     assert first.gamma[0] == second.gamma[0] == 0.5 and ratio(first) == 3.0
 
 
+def test_strings_are_the_literals_that_they_spell():
+    """As in stock's parser; YAML 1.1 reads 1e-2 as a string."""
+    first, second = blocks(model(rows={6: [512, True, 4, "True", "1.5"]}))
+    assert float(first.gamma[0].detach()) == pytest.approx(0.01) and ratio(first) == 1.5 and second.gamma is None
+    d = yaml_model_load("yolov12n.yaml") | {"a2c2f": yaml.safe_load("{residual: 1e-2, vertical: 'True'}")}
+    net = DetectionModel(d, verbose=False)
+    assert float(blocks(net)[0].gamma[0].detach()) == pytest.approx(0.01) and all(a.vertical for a in attentions(net))
+
+
+def test_row_with_too_many_arguments():
+    with pytest.raises(ValueError, match=r"yolov12n\.yaml, layer 6 \(A2C2f\): 9 arguments, at most 8"):
+        model(rows={6: [512, True, 4, True, 1.2, 0.5, 1, True, 9]})
+
+
+def test_a_module_of_the_user_may_hold_the_block(monkeypatch):
+    """Options go to the rows of the YAML, not to blocks that are built inside other modules."""
+    from ultralytics.nn import tasks
+
+    class Wrap(torch.nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            self.block = y12.A2C2f(128, 128, 1)
+
+        def forward(self, x):
+            return self.block(x)
+
+    monkeypatch.setattr(tasks, "Wrap", Wrap, raising=False)
+    d = yaml_model_load("yolov12n.yaml") | {"a2c2f": {"residual": 0.5}}
+    d["backbone"][7:7] = [[-1, 1, "Wrap", [128]]]
+    d["backbone"][9][3] = [1024, True, 1]
+    d["head"] = [[[f - 1 if f == -1 else f + (f >= 7) for f in row[0]] if isinstance(row[0], list) else row[0], *row[1:]]
+                 for row in d["head"]]  # fmt: skip
+    d["head"] = [[[-1 if f == -2 else f for f in row[0]] if isinstance(row[0], list) else row[0], *row[1:]]
+                 for row in d["head"]]  # fmt: skip
+    net = DetectionModel(d, verbose=False)
+    assert net.model[7].block.gamma is None
+    assert net.model[6].gamma is not None and net.model[9].gamma is not None
+
+
+def test_parsing_twice_is_parsing_once():
+    """Another plugin may wrap the parser between two registrations."""
+    from yolov12_plugin.nn.options import read_section
+
+    d = yaml_model_load("yolov12l.yaml") | {"a2c2f": {"residual": 0.5}}
+    d["backbone"][6][3] = [512, True, 2, True, 1.5]
+    twice = read_section(read_section(d, y12.A2C2f), y12.A2C2f)
+    assert ratio(DetectionModel(twice, verbose=False)) == 1.5
+
+
+def test_numpy_numbers():
+    import numpy as np
+
+    assert ratio(model(mlp_ratio=np.float64(1.5), area=np.int64(2))) == 1.5
+
+
 def test_short_row_at_scale_l():
     """Stock's L and X extras land on `area` where a row leaves it out."""
     first, _ = blocks(model("l", {6: [512, True]}))
@@ -83,6 +139,14 @@ def test_short_row_at_scale_l():
         (dict(pe_kernel=4), ["pe_kernel=4", "layer 6"]),
         (dict(mlp_ratio=-1), ["mlp_ratio=-1", "layer 6"]),
         (dict(residual="yes"), ["residual='yes'", "layer 6"]),
+        (dict(vertical="no"), ["vertical='no'", "true or false", "layer 6"]),
+        (dict(qkv_fused=None), ["qkv_fused=None", "true or false", "layer 6"]),
+        (dict(pe_bias=7), ["pe_bias=7", "layer 6"]),
+        (dict(residual=float("nan")), ["residual=nan", "layer 6"]),
+        (dict(mlp_ratio=float("inf")), ["mlp_ratio=inf", "layer 6"]),
+        (dict(mlp_ratio=0.001), ["mlp_ratio=0.001", "no hidden channel", "layer 6"]),
+        (dict(e="half"), ["e='half'", "layer 6"]),
+        (dict(g=0), ["g=0", "layer 6"]),
         (dict(e=0.3), ["hidden width", "multiple of 32", "layer 6"]),
         (dict(mlp_ratio={"q": 1.0}), ["mlp_ratio", "scale 'q'", "n, s, m, l, x"]),
     ],

@@ -140,6 +140,49 @@ def test_a_moved_symbol_leaves_stock_untouched_and_warns_once(run, overlay, symb
     assert symbol in warnings[0] and ultralytics.__version__ in warnings[0]
 
 
+def test_a_moved_symbol_that_the_modules_build_on(run, overlay):
+    for path in (overlay / "ultralytics").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "fuse_conv_and_bn" in text:
+            path.write_text(text.replace("fuse_conv_and_bn", "fold_conv_and_bn"), encoding="utf-8")
+    out = run(
+        "from ultralytics import YOLO\n"
+        "import ultralytics.utils.checks as checks, yolov12_plugin as y12\n"
+        "assert not y12.is_registered() and not y12.register()\n"
+        "assert checks.check_yolov5u_filename.__code__.co_filename.endswith('checks.py')",
+        PYTHONPATH=str(overlay),
+    )
+    assert len(out.stderr.splitlines()) == 1 and "fuse_conv_and_bn" in out.stderr, out.stderr
+    assert ultralytics.__version__ in out.stderr
+
+
+LOADERS = {
+    "finder without find_spec": (
+        "class Legacy:\n    def find_module(self, *args): pass\nif sys.version_info < (3, 12): sys.meta_path.insert(0, Legacy())\n"
+    ),
+    "loader with slots": (
+        "from importlib.machinery import PathFinder, SourceFileLoader\n"
+        "class Loader:\n"
+        "    __slots__ = ('real',)\n"
+        "    def __init__(self, real): self.real = real\n"
+        "    def create_module(self, spec): return self.real.create_module(spec)\n"
+        "    def exec_module(self, module): return self.real.exec_module(module)\n"
+        "class Finder:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        spec = PathFinder.find_spec(name, path, target) if name.startswith('ultralytics.nn') else None\n"
+        "        if spec: spec.loader = Loader(spec.loader)\n"
+        "        return spec\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_unusual_importers(run, kind):
+    run(f"import sys\n{LOADERS[kind]}from ultralytics import YOLO; YOLO('yolo11n.yaml', verbose=False)")
+
+
 def test_a_moved_module_warns_too(run, overlay):
     (overlay / "ultralytics/nn/tasks.py").rename(overlay / "ultralytics/nn/parser.py")
     (overlay / "ultralytics/nn/__init__.py").write_text("")
@@ -164,7 +207,8 @@ def test_table_is_complete():
     assert all(p.why for p in registry.PATCHES)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for patch in registry.PATCHES:
-        assert f"| `{patch.owner}.{patch.attribute}` | {patch.why} |" in readme
+        assert f"| `{patch.owner}.{patch.attribute}` | {patch.why}" in readme
+        assert all(f"`{module}`" in readme for module in patch.reexports)
 
 
 def test_nothing_else_of_ultralytics_changes(run):

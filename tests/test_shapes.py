@@ -67,6 +67,14 @@ def test_draws_again_what_was_deleted(run, tmp_path):
     assert len(list((tmp_path / "yolov12-shapes/images/val").iterdir())) == 16
 
 
+def test_touches_nothing_that_is_there(run, tmp_path):
+    (tmp_path / "yolov12-shapes/images").mkdir(parents=True)
+    (tmp_path / "yolov12-shapes/notes.txt").write_text("mine")
+    run([sys.executable, "-c", DRAW, tmp_path])
+    assert (tmp_path / "yolov12-shapes/notes.txt").read_text() == "mine"
+    assert len(list((tmp_path / "yolov12-shapes/images/val").iterdir())) == 16
+
+
 def test_two_processes_at_once(tmp_path):
     """The second finds the place taken and uses what is there."""
     import subprocess

@@ -14,7 +14,7 @@ def find(file: str | os.PathLike[str]) -> Path | None:
     A file that exists where the user is, of whatever name, is the user's: it is never replaced.
     """
     name = os.fspath(file).strip()
-    if not name.endswith((".yaml", ".yml")) or os.path.exists(name):
+    if not name.endswith((".yaml", ".yml")) or os.path.isfile(name):
         return None
     tail = "/" + Path(name).as_posix()
     return next((p for p in sorted(CFG.rglob("*.yaml")) if p.as_posix().endswith(tail)), None)

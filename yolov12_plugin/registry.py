@@ -56,7 +56,7 @@ PATCHES = (
 
 
 class Unsupported(RuntimeError):
-    """This Ultralytics lacks a symbol of `PATCHES`, which the message names."""
+    """This Ultralytics lacks a symbol that the plugin replaces or builds on; the message names it."""
 
 
 _applied: dict[Patch, tuple[Any, Any]] = {}  # patch -> (original, replacement)
@@ -78,8 +78,9 @@ def prefer_user_yaml(stock: Callable) -> Callable:
 
     @functools.wraps(stock)
     def yaml_model_load(path):
-        own = os.path.basename(path).startswith("yolov12") and os.path.isfile(path)
-        return stock(os.path.abspath(path) if own else path)
+        if not (os.path.basename(path).startswith("yolov12") and os.path.isfile(path)):
+            return stock(path)
+        return stock(os.path.abspath(path)) | {"yaml_file": str(path)}
 
     return yaml_model_load
 
@@ -87,12 +88,11 @@ def prefer_user_yaml(stock: Callable) -> Callable:
 def read_a2c2f_section(stock: Callable) -> Callable:
     """Hand the options of a YAML's `a2c2f:` section to the blocks that the parser builds."""
     from yolov12_plugin.nn.modules import A2C2f
-    from yolov12_plugin.nn.options import a2c2f_section
+    from yolov12_plugin.nn.options import read_section
 
     @functools.wraps(stock)
     def parse_model(d, *args, **kwargs):
-        with a2c2f_section(d, A2C2f) as d:
-            return stock(d, *args, **kwargs)
+        return stock(read_section(d, A2C2f), *args, **kwargs)
 
     return parse_model
 
@@ -114,10 +114,10 @@ def fuse_attention(stock: Callable) -> Callable:
 
 def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:
     """What the real finders give for a watched module of Ultralytics, with the registration right after its load."""
-    specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not autoload.Finder)
-    spec = next((spec for spec in specs if spec), None)
-    if spec and spec.loader:
-        loader: Any = spec.loader
+    finders = (f for f in sys.meta_path if f is not autoload.Finder and hasattr(f, "find_spec"))
+    spec = next((spec for finder in finders if (spec := finder.find_spec(name, path, target))), None)
+    loader: Any = spec and spec.loader
+    if hasattr(loader, "exec_module"):
         load = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
@@ -125,7 +125,10 @@ def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:
             load(module)
             _loaded(name)
 
-        loader.exec_module = exec_module
+        try:
+            loader.exec_module = exec_module
+        except AttributeError:  # a loader with slots: Ultralytics loads all the same
+            LOGGER.warning("yolov12-plugin: %r takes no hook; call yolov12_plugin.register() after the import", loader)
     return spec
 
 
@@ -188,7 +191,7 @@ def apply(patches: Iterable[Patch]) -> None:
     """Put the replacements of `patches` in place; those already there are left.
 
     Raises:
-        Unsupported: this Ultralytics has no such symbol; nothing of `patches` was applied.
+        Unsupported: this Ultralytics lacks a symbol; nothing of `patches` was applied.
     """
     found = {}
     for patch in patches:
@@ -200,8 +203,11 @@ def apply(patches: Iterable[Patch]) -> None:
     for patch, current in found.items():
         if current is _applied.get(patch, (None, None))[1]:
             continue
-        replacement = pkgutil.resolve_name(patch.replacement)
-        ready[patch] = current, replacement(current) if patch.wrapper else replacement
+        try:
+            replacement = pkgutil.resolve_name(patch.replacement)
+            ready[patch] = current, replacement(current) if patch.wrapper else replacement
+        except ImportError as e:  # of what the plugin builds on
+            raise Unsupported(f"{e.name} as it was ({e})") from e
     for patch, (current, replacement) in ready.items():
         _swap(patch, current, replacement)
     _applied.update(ready)
@@ -216,7 +222,7 @@ def _swap(patch: Patch, old: Any, new: Any) -> None:
 
 @functools.cache
 def _warn_unsupported(symbol: str) -> None:
-    """Say once that this Ultralytics lacks a symbol of `PATCHES`, and what follows."""
+    """Say once which symbol this Ultralytics lacks, and what follows."""
     LOGGER.warning(
         "yolov12-plugin: Ultralytics %s has no %s. YOLOv12 is off and Ultralytics untouched: update yolov12-plugin, "
         "or set YOLO12_PLUGIN=off.",

@@ -1,5 +1,6 @@
 """The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from yolov12_plugin.nn.attention import area_attention
-from yolov12_plugin.nn.options import from_yaml
+from yolov12_plugin.nn.options import check, from_yaml
 
 HEAD_DIM = 32
 
@@ -58,10 +59,7 @@ class AAttn(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
-        if not _is_int(area) or area < 1:
-            raise ValueError(f"area={area!r} must be an integer of at least 1")
-        if not _is_int(pe_kernel) or pe_kernel < 1 or pe_kernel % 2 == 0:
-            raise ValueError(f"pe_kernel={pe_kernel!r} must be an odd integer of at least 1")
+        check(area=area, qkv_fused=qkv_fused, pe_kernel=pe_kernel, pe_bias=pe_bias, vertical=vertical)
         self.area = area
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
@@ -92,14 +90,14 @@ class AAttn(nn.Module):
         elif "qkv" in self._modules:
             # (B, heads·3·head_dim, H, W) -> (3, B, H, W, heads, head_dim) -> (3, B, H, W, dim)
             qkv = self.qkv(x).reshape(b, self.num_heads, 3, self.head_dim, h, w).permute(2, 0, 4, 5, 1, 3)
-            q, k, v = qkv.reshape(3, b, h, w, -1).unbind()
+            q, k, v = qkv.reshape(3, b, h, w, self.all_head_dim).unbind()
         else:
             q, k = self.qk(x).permute(0, 2, 3, 1).contiguous().chunk(2, dim=-1)
             v = self.v(x).permute(0, 2, 3, 1).contiguous()
 
         # (B, H, W, dim) -> (B, N, heads, head_dim), and back to (B, dim, H, W)
         q, k, tokens = (t.reshape(b, h * w, self.num_heads, self.head_dim) for t in (q, k, v))
-        out = area_attention(q, k, tokens, self.area, scale).reshape(b, h, w, -1)
+        out = area_attention(q, k, tokens, self.area, scale).reshape(b, h, w, self.all_head_dim)
         out, v = (t.permute(0, 3, 1, 2) for t in (out, v))
         if self.vertical:
             out, v = out.transpose(2, 3), v.transpose(2, 3)
@@ -109,41 +107,40 @@ class AAttn(nn.Module):
         """Re-parameterise for inference: one projection to [q, k, v] with its normalisation and the scale folded in.
 
         The module computes the same in fewer copies, and every inference compiler can fuse its attention; Ultralytics'
-        `model.fuse()`, hence val, predict and export, calls it. It is pickled in the official layout all the same.
-        Projections that are no plain convolutions (quantised ones, say) are left as they are.
+        `model.fuse()`, hence val, predict and export, calls it. The projection is derived: the official ones stay what
+        is counted, saved and pickled. Those that are no plain convolutions (quantised ones, say) are left alone.
         """
-        names = [name for name in ("qkv", "qk", "v") if name in self._modules]
-        projections = [getattr(self, name) for name in names]
-        if not names or any(type(m.conv) is not nn.Conv2d for m in projections):
+        projections = self._projections()
+        if "packed" in self._modules or any(type(m.conv) is not nn.Conv2d for m in projections):
             return
-        folded = [fuse_conv_and_bn(m.conv, m.bn) if hasattr(m, "bn") else m.conv for m in projections]
-        weight, bias = (torch.cat(parts) for parts in zip(*(conv.parameters() for conv in folded)))
-        if names == ["qkv"]:
-            order = _interleaved(self.num_heads, self.head_dim)
+        folded = [fuse_conv_and_bn(deepcopy(m.conv), m.bn) if hasattr(m, "bn") else m.conv for m in projections]
+        weight, bias = (torch.cat(parts).detach() for parts in zip(*(conv.parameters() for conv in folded)))
+        if len(projections) == 1:
+            # Channels per head [q, k, v] -> [q, k, v]
+            order = torch.arange(len(bias)).view(self.num_heads, 3, self.head_dim).transpose(0, 1).flatten()
             weight, bias = weight[order], bias[order]
-        for name in names:
-            delattr(self, name)
-        self.packed = _scaled_projection(self.head_dim**-0.5, weight, bias)
+        scale = torch.ones_like(bias)
+        scale[: self.all_head_dim] = self.head_dim**-0.5
+        self.packed = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
+        for name, tensor in ("weight", weight * scale.view(-1, 1, 1, 1)), ("bias", bias * scale):
+            delattr(self.packed, name)
+            self.packed.register_buffer(name, tensor, persistent=False)
+
+    def _projections(self) -> list[Conv]:
+        return [getattr(self, name) for name in ("qkv", "qk", "v") if name in self._modules]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._modules.pop("packed", None)  # derived from what is about to change
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        if "packed" in self._modules:
-            modules = self._modules.copy()
-            del modules["packed"]
-            qkv = Conv(1, 1, act=False).train(self.training)
-            qkv.conv = _scaled_projection(self.head_dim**0.5, *self.packed.parameters())
-            back = _interleaved(self.num_heads, self.head_dim).argsort()
-            for p in qkv.conv.parameters():
-                p.data = p.data[back]
-            qkv.forward = qkv.forward_fuse  # type: ignore[method-assign]  # as Ultralytics leaves a fused Conv
-            del qkv.bn
-            state["_modules"] = {"qkv": qkv, **modules}
-        return state
+        modules = {name: m for name, m in self._modules.items() if name != "packed"}
+        return {**self.__dict__, "_modules": modules}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.all_head_dim = self.num_heads * self.head_dim  # the authors' turbo checkpoints do not store it
-        if not any(hasattr(m, "bn") for m in self.children()):
+        if not any(hasattr(m, "bn") for m in self._projections()):
             self.fuse()
 
 
@@ -167,9 +164,10 @@ class ABlock(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 1.2, area: int = 1, **attn_options):
         super().__init__()
-        if not _is_number(mlp_ratio) or int(dim * mlp_ratio) < 1:
-            raise ValueError(f"mlp_ratio={mlp_ratio!r} must be a number of at least 1/{dim}")
+        check(mlp_ratio=mlp_ratio)
         hidden = int(dim * mlp_ratio)
+        if hidden < 1:
+            raise ValueError(f"mlp_ratio={mlp_ratio} leaves no hidden channel of dim={dim}")
         self.attn = AAttn(dim, num_heads, area, **attn_options)
         self.mlp = nn.Sequential(Conv(dim, hidden, 1), Conv(hidden, dim, 1, act=False))
         self.apply(self._init_weights)
@@ -235,12 +233,12 @@ class A2C2f(nn.Module):
         vertical: bool = False,
     ):
         super().__init__()
+        check(e=e, g=g, shortcut=shortcut)
         hidden = int(c2 * e)
         if a2:
+            check(residual=residual)
             if hidden < 1 or hidden % HEAD_DIM:
                 raise ValueError(f"hidden width c2*e={hidden} (c2={c2}, e={e}) must be a multiple of {HEAD_DIM}")
-            if not isinstance(residual, bool) and not _is_number(residual):
-                raise ValueError(f"residual={residual!r} must be true, false or the scaling's initial value")
             if residual is not False and c1 != c2:
                 raise ValueError(f"residual={residual} needs as many channels in as out, not c1={c1} and c2={c2}")
         attn_options = dict(qkv_fused=qkv_fused, pe_kernel=pe_kernel, pe_bias=pe_bias, vertical=vertical)
@@ -278,11 +276,3 @@ def _scaled_projection(scale: float, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     conv.weight = nn.Parameter(weight.detach() * factor.view(-1, 1, 1, 1), requires_grad=False)
     conv.bias = nn.Parameter(bias.detach() * factor.flatten(), requires_grad=False)
     return conv
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

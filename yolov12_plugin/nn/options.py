@@ -1,27 +1,61 @@
-"""The `a2c2f:` section of a model YAML: keyword options of every A2C2f block, single or by scale."""
+"""Options of the blocks: what each may be, and how a model YAML gives them in its `a2c2f:` section."""
 
-import contextlib
+import ast
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 
-@dataclass
-class _Section:
-    source: str
+def _is_switch(value: Any) -> bool:
+    return value in (True, False)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "area": (_is_count, "an integer of at least 1"),
+    "residual": (
+        lambda value: isinstance(value, bool) or _is_number(value),
+        "true, false or the initial value of the scaling",
+    ),
+    "mlp_ratio": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "e": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "g": (_is_count, "an integer of at least 1"),
+    "shortcut": (_is_switch, "true or false"),
+    "qkv_fused": (_is_switch, "true or false"),
+    "pe_kernel": (lambda value: _is_count(value) and value % 2 == 1, "an odd integer of at least 1"),
+    "pe_bias": (_is_switch, "true or false"),
+    "vertical": (_is_switch, "true or false"),
+}
+
+
+def check(**options: Any) -> None:
+    """Raise a ValueError that names the first option whose value cannot be."""
+    for key, value in options.items():
+        allowed, must_be = RULES[key]
+        if not allowed(value):
+            raise ValueError(f"{key}={value!r} must be {must_be}")
+
+
+class Row(int):
+    """The `area` argument of a YAML row, which carries the row's options through Ultralytics' parser."""
+
+    where: str
     options: dict[str, Any]
-    layers: Iterator[tuple[int, dict[str, Any]]]  # index and own options of each A2C2f layer, in building order
-
-
-_section: ContextVar[_Section | None] = ContextVar("a2c2f", default=None)
 
 
 def from_yaml(init: Callable) -> Callable:
-    """Let the options of the model YAML being parsed override the arguments of a constructor.
+    """Let a constructor take the options that a `Row` carries, over whatever the parser passes by position.
 
     Raises:
         ValueError: what the constructor raised, with the YAML and the layer in front.
@@ -30,38 +64,38 @@ def from_yaml(init: Callable) -> Callable:
 
     @functools.wraps(init)
     def __init__(self, *args, **kwargs):
-        section = _section.get()
-        if section is None:
+        bound = signature.bind(self, *args, **kwargs)
+        row = bound.arguments.get("area")
+        if not isinstance(row, Row):
             return init(self, *args, **kwargs)
-        layer, own = next(section.layers)
+        bound.arguments.update(row.options)
         try:
-            bound = signature.bind(self, *args, **kwargs)
-            bound.arguments.update(own | section.options)
             return init(*bound.args, **bound.kwargs)
         except (TypeError, ValueError) as e:
-            raise ValueError(f"{section.source}, layer {layer} (A2C2f): {e}") from e
+            raise ValueError(f"{row.where}: {e}") from e
 
     return __init__
 
 
-@contextlib.contextmanager
-def a2c2f_section(d: dict[str, Any], block: type) -> Iterator[dict[str, Any]]:
-    """Hold the options of model dictionary `d` for the blocks built inside the context, and yield `d` for the parser.
+def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
+    """Model dictionary `d` with the options of its `a2c2f:` section, if any, in its rows of `block`.
 
     The section wins over a row's own arguments, and these win over what Ultralytics' parser appends to the rows of
-    scales L and X. A value that maps scales to values is picked by the model's scale; a scale that it leaves out keeps
-    the default.
+    scales L and X. A value that maps scales to values is picked by the model's scale; a scale that it leaves out has no
+    such option.
 
     Raises:
-        ValueError: unknown option, or unknown scale in a mapping.
+        ValueError: unknown option, unknown scale in a mapping, or a row with too many arguments.
     """
-    positional = [name for name in inspect.signature(block).parameters if name not in ("c1", "n")]
-    names = positional[2:]  # the width and whether to attend belong to the row
-    section = d.get("a2c2f") or {}
+    parameters = inspect.signature(block).parameters.values()
+    arguments = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in ("c1", "n")]
+    names = [p.name for p in parameters if p.name in RULES]
     source = d.get("yaml_file") or "model YAML"
-    rows = [*d["backbone"], *d["head"]]
-    layers = [i for i, row in enumerate(rows) if row[2] == block.__name__]
+    layers = [i for i, row in enumerate([*d["backbone"], *d["head"]]) if row[2] == block.__name__]
     where = f"{source}, a2c2f (layers {', '.join(map(str, layers))})"
+    section = d.get("a2c2f")
+    if section is None:
+        section = {}
     if not isinstance(section, dict):
         raise ValueError(f"{where}: {section!r} must be a mapping of options: {', '.join(names)}")
 
@@ -75,28 +109,34 @@ def a2c2f_section(d: dict[str, Any], block: type) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{where}: unknown option {key}={value!r}; {hint}options are {', '.join(names)}")
         if isinstance(value, dict):
             if unknown := [s for s in value if s not in scales]:
-                raise ValueError(
-                    f"{where}: {key} has no scale {unknown[0]!r}; scales are {', '.join(scales) or 'none'}"
-                )
+                known = ", ".join(scales) or "none"
+                raise ValueError(f"{where}: {key} has no scale {unknown[0]!r}; scales are {known}")
             if scale not in value:
                 continue
             value = value[scale]
-        options[key] = value
+        options[key] = _literal(value)
 
-    # Arguments past (c2, a2, area) would be followed by the ones that the parser appends: they travel by name instead.
-    defaults = [None, True, 1]
-    own: list[dict[str, Any]] = []
-    trimmed: dict[str, list] = {"backbone": [], "head": []}
-    for part, kept in trimmed.items():
-        for row in d[part]:
-            if row[2] == block.__name__:
-                args = list(row[3])
-                own.append(dict(zip(positional[3:], args[3:])))
-                row = [*row[:3], [*args[:3], *defaults[len(args) :]]]
-            kept.append(row)
+    read = {part: list(d[part]) for part in ("backbone", "head")}
+    layer = -1
+    for rows in read.values():
+        for i, (source_layer, repeats, name, args) in enumerate(rows):
+            layer += 1
+            if name != block.__name__ or any(isinstance(arg, Row) for arg in args):
+                continue
+            if len(args) > len(arguments):
+                raise ValueError(f"{source}, layer {layer} ({name}): {len(args)} arguments, at most {len(arguments)}")
+            own = dict(zip(arguments, args))
+            # Past (c2, a2, area) the parser appends arguments of its own: those of the row travel by name instead.
+            row = Row()
+            row.where = f"{source}, layer {layer} ({name})"
+            row.options = {"area": 1} | {key: _literal(own[key]) for key in arguments[2:] if key in own} | options
+            rows[i] = [source_layer, repeats, name, [own.get("c2"), own.get("a2", True), row]]
+    return {**d, **read}
 
-    token = _section.set(_Section(source, options, iter(zip(layers, own))))
+
+def _literal(value: Any) -> Any:
+    """What Ultralytics' parser makes of a string in a YAML: the literal that it spells, or the string."""
     try:
-        yield {**d, **trimmed}
-    finally:
-        _section.reset(token)
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value

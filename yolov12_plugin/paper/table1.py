@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import yaml
+
 from yolov12_plugin.models import MODELS
+from yolov12_plugin.names import CFG
 from yolov12_plugin.paper.flops import gflops
 
 
@@ -10,11 +13,13 @@ def rows() -> list[dict[str, Any]]:
     """One row a scale: FLOPs (G) and parameters (M) as published and as built here; AP (%) and latency (ms, T4)."""
     from ultralytics.nn.tasks import DetectionModel
 
+    # The plugin's own file, whatever is in the working directory.
+    paper = yaml.safe_load((CFG / "models/yolov12.yaml").read_text(encoding="utf-8"))
     table = []
     for model in MODELS.values():
         if model.release != "v1.0":
             continue
-        net = DetectionModel(model.yaml, verbose=False).fuse(verbose=False)
+        net = DetectionModel(paper | {"scale": model.scale}, verbose=False).fuse(verbose=False)
         table.append(
             {
                 "model": f"YOLOv12-{model.scale.upper()}",
