@@ -179,6 +179,18 @@ def test_fused_form_follows_loaded_weights():
     torch.testing.assert_close(attn(x), other(x))
 
 
+def test_fused_form_ends_with_training():
+    attn = randomise(y12.AAttn(64, 2, 4)).eval()
+    x = torch.randn(2, 64, 4, 4)
+    attn.fuse()
+    attn.train()(x).square().sum().backward()
+    assert attn.qkv.conv.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        for p in attn.parameters():
+            p.mul_(1.5)
+    torch.testing.assert_close(attn.eval()(x), reference(attn, x), atol=1e-4, rtol=1e-4)
+
+
 def test_fused_model_gives_its_weights():
     """A fused checkpoint transfers to a new model what it transfers with stock: all but the folded normalisation."""
     source = randomise(YOLO("yolov12n.yaml", verbose=False).model).fuse(verbose=False)

@@ -90,22 +90,16 @@ def test_a_module_of_the_user_may_hold_the_block(monkeypatch):
     class Wrap(torch.nn.Module):
         def __init__(self, c):
             super().__init__()
-            self.block = y12.A2C2f(128, 128, 1)
+            self.block = y12.A2C2f(c, c)
 
         def forward(self, x):
             return self.block(x)
 
     monkeypatch.setattr(tasks, "Wrap", Wrap, raising=False)
-    d = yaml_model_load("yolov12n.yaml") | {"a2c2f": {"residual": 0.5}}
-    d["backbone"][7:7] = [[-1, 1, "Wrap", [128]]]
-    d["backbone"][9][3] = [1024, True, 1]
-    d["head"] = [[[f - 1 if f == -1 else f + (f >= 7) for f in row[0]] if isinstance(row[0], list) else row[0], *row[1:]]
-                 for row in d["head"]]  # fmt: skip
-    d["head"] = [[[-1 if f == -2 else f for f in row[0]] if isinstance(row[0], list) else row[0], *row[1:]]
-                 for row in d["head"]]  # fmt: skip
-    net = DetectionModel(d, verbose=False)
-    assert net.model[7].block.gamma is None
-    assert net.model[6].gamma is not None and net.model[9].gamma is not None
+    rows = [[-1, 1, "Conv", [64, 3, 2]], [-1, 1, "Wrap", [64]], [-1, 1, "A2C2f", [64, True, 1]]]
+    d = {"nc": 3, "scales": {"n": [1.0, 1.0, 1024]}, "scale": "n", "a2c2f": {"residual": 0.5}}
+    net = tasks.ClassificationModel(d | {"backbone": rows, "head": [[-1, 1, "Classify", ["nc"]]]}, verbose=False)
+    assert net.model[1].block.gamma is None and net.model[2].gamma is not None
 
 
 def test_parsing_twice_is_parsing_once():

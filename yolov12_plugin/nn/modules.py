@@ -129,8 +129,13 @@ class AAttn(nn.Module):
     def _projections(self) -> list[Conv]:
         return [getattr(self, name) for name in ("qkv", "qk", "v") if name in self._modules]
 
+    def train(self, mode: bool = True) -> "AAttn":
+        if mode:
+            self._modules.pop("packed", None)  # it would not follow the weights
+        return super().train(mode)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._modules.pop("packed", None)  # derived from what is about to change
+        self._modules.pop("packed", None)
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
