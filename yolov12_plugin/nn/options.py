@@ -127,9 +127,9 @@ def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
                 raise ValueError(f"{source}, layer {layer} ({name}): {len(args)} arguments, at most {len(arguments)}")
             own = dict(zip(arguments, args))
             # Past (c2, a2, area) the parser appends arguments of its own: those of the row travel by name instead.
-            row = Row()
-            row.where = f"{source}, layer {layer} ({name})"
-            row.options = {"area": 1} | {key: _literal(own[key]) for key in arguments[2:] if key in own} | options
+            carried = {"area": 1} | {key: _literal(own[key]) for key in arguments[2:] if key in own} | options
+            row = Row(carried["area"] if isinstance(carried["area"], Integral) else 0)  # the parser prints it
+            row.where, row.options = f"{source}, layer {layer} ({name})", carried
             rows[i] = [source_layer, repeats, name, [own.get("c2"), own.get("a2", True), row]]
     return {**d, **read}
 
