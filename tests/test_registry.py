@@ -1,5 +1,6 @@
 import importlib
 import pkgutil
+import re
 import shutil
 from pathlib import Path
 
@@ -143,8 +144,8 @@ def test_a_moved_symbol_leaves_stock_untouched_and_warns_once(run, overlay, symb
 def test_a_moved_symbol_that_the_modules_build_on(run, overlay):
     for path in (overlay / "ultralytics").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        if "fuse_conv_and_bn" in text:
-            path.write_text(text.replace("fuse_conv_and_bn", "fold_conv_and_bn"), encoding="utf-8")
+        if "C3k" in text:
+            path.write_text(re.sub(r"\bC3k\b", "C3kBlock", text), encoding="utf-8")
     out = run(
         "from ultralytics import YOLO\n"
         "import ultralytics.utils.checks as checks, yolov12_plugin as y12\n"
@@ -152,7 +153,7 @@ def test_a_moved_symbol_that_the_modules_build_on(run, overlay):
         "assert checks.check_yolov5u_filename.__code__.co_filename.endswith('checks.py')",
         PYTHONPATH=str(overlay),
     )
-    assert len(out.stderr.splitlines()) == 1 and "fuse_conv_and_bn" in out.stderr, out.stderr
+    assert len(out.stderr.splitlines()) == 1 and "C3k" in out.stderr, out.stderr
     assert ultralytics.__version__ in out.stderr
 
 

@@ -1,13 +1,12 @@
 """The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
 
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from ultralytics.nn.modules.block import C3k
 from ultralytics.nn.modules.conv import Conv
-from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from yolov12_plugin.nn.attention import area_attention
 from yolov12_plugin.nn.options import check, from_yaml
@@ -113,8 +112,7 @@ class AAttn(nn.Module):
         projections = self._projections()
         if "packed" in self._modules or any(type(m.conv) is not nn.Conv2d for m in projections):
             return
-        folded = [fuse_conv_and_bn(deepcopy(m.conv), m.bn) if hasattr(m, "bn") else m.conv for m in projections]
-        weight, bias = (torch.cat(parts).detach() for parts in zip(*(conv.parameters() for conv in folded)))
+        weight, bias = (torch.cat(parts).detach() for parts in zip(*map(_folded, projections)))
         if len(projections) == 1:
             # Channels per head [q, k, v] -> [q, k, v]
             order = torch.arange(len(bias)).view(self.num_heads, 3, self.head_dim).transpose(0, 1).flatten()
@@ -281,3 +279,11 @@ def _scaled_projection(scale: float, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     conv.weight = nn.Parameter(weight.detach() * factor.view(-1, 1, 1, 1), requires_grad=False)
     conv.bias = nn.Parameter(bias.detach() * factor.flatten(), requires_grad=False)
     return conv
+
+
+def _folded(m: Conv) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with its normalisation, where it still has one."""
+    if not hasattr(m, "bn"):
+        return m.conv.weight, m.conv.bias
+    bn = m.bn
+    return fuse_conv_bn_weights(m.conv.weight, m.conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
