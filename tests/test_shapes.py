@@ -1,6 +1,8 @@
 """The dataset that draws itself."""
 
 import hashlib
+import shutil
+import subprocess
 import sys
 
 import cv2
@@ -11,15 +13,16 @@ from ultralytics.utils import YAML
 from ultralytics.utils.checks import check_yaml
 
 DRAW = (
-    "import sys; from ultralytics.utils import SETTINGS; from ultralytics.data import utils\n"
-    "from pathlib import Path; utils.DATASETS_DIR = Path(sys.argv[1])\n"
+    "import sys; from pathlib import Path; from ultralytics.data import utils\n"
+    "utils.DATASETS_DIR = Path(sys.argv[1])\n"
     "utils.check_det_dataset('shapes.yaml')"
 )
 
 
 def digest(root):
     files = sorted(path for path in root.rglob("*") if path.suffix in (".png", ".txt"))
-    return hashlib.sha256(b"".join(path.relative_to(root).as_posix().encode() + path.read_bytes() for path in files))
+    content = b"".join(path.relative_to(root).as_posix().encode() + path.read_bytes() for path in files)
+    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +57,11 @@ def test_files(shapes):
 
 def test_same_on_every_draw(run, tmp_path, shapes):
     run([sys.executable, "-c", DRAW, tmp_path])
-    assert digest(tmp_path / "yolov12-shapes").digest() == digest(shapes["path"]).digest()
+    assert digest(tmp_path / "yolov12-shapes") == digest(shapes["path"])
     assert [path.name for path in tmp_path.iterdir()] == ["yolov12-shapes"]
 
 
 def test_draws_again_what_was_deleted(run, tmp_path):
-    import shutil
-
     run([sys.executable, "-c", DRAW, tmp_path])
     shutil.rmtree(tmp_path / "yolov12-shapes/images/val")
     run([sys.executable, "-c", DRAW, tmp_path])
@@ -77,12 +78,9 @@ def test_touches_nothing_that_is_there(run, tmp_path):
 
 def test_two_processes_at_once(tmp_path):
     """The second finds the place taken and uses what is there."""
-    import subprocess
-
     code = YAML.load(check_yaml("shapes.yaml"))["download"]
     script = f"import sys, pathlib\nroot = pathlib.Path(sys.argv[1])\nexec({code!r}, " + (
-        "{'yaml': {'path': root, 'val': str(root / 'images/val'),"
-        " 'names': {0: 'circle', 1: 'square', 2: 'triangle', 3: 'cross'}}})"
+        "{'yaml': {'path': root, 'names': {0: 'circle', 1: 'square', 2: 'triangle', 3: 'cross'}}})"
     )
     both = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "shapes"]) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]

@@ -266,21 +266,6 @@ class A2C2f(nn.Module):
         return out if self.gamma is None else x + self.gamma.view(1, -1, 1, 1) * out
 
 
-def _interleaved(heads: int, head_dim: int) -> Tensor:
-    """Where [q, k, v] are among channels per head [q, k, v]."""
-    return torch.arange(3 * heads * head_dim).view(heads, 3, head_dim).transpose(0, 1).flatten()
-
-
-def _scaled_projection(scale: float, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """1x1 convolution to [q, k, v] of these weights, those of q multiplied by `scale`."""
-    factor = bias.new_ones(3, len(bias) // 3)
-    factor[0] = scale
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
-    conv.weight = nn.Parameter(weight.detach() * factor.view(-1, 1, 1, 1), requires_grad=False)
-    conv.bias = nn.Parameter(bias.detach() * factor.flatten(), requires_grad=False)
-    return conv
-
-
 def _folded(m: Conv) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution with its normalisation, where it still has one."""
     if not hasattr(m, "bn"):
