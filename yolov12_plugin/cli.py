@@ -17,6 +17,29 @@ def main() -> None:
     os.environ.setdefault("YOLO_VERBOSE", "false")  # Ultralytics logs to the standard output, where the tables go
 
 
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
+    """Versions of what is installed, and which attention each device computes, and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolov12_plugin.doctor import report
+
+    found = report()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    versions = Table("Package", "Version", title="Installed")
+    for name, number in found["versions"].items():
+        versions.add_row(name, number or "–")
+    attention = Table("Device", "", "dtype", "Selected", "Attention", "flash-attn, or why not", title="Attention")
+    for row in found["attention"]:
+        attention.add_row(*row.values())
+    console = Console()
+    console.print(versions, attention)
+    console.print("The plugin is registered." if found["registered"] else "The plugin is not registered.")
+
+
 @paper.command()
 def table1(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """FLOPs and parameters of the five models as published and as built here; the paper's AP and T4 latency."""

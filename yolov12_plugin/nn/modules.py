@@ -1,10 +1,13 @@
 """The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils.checkpoint import checkpoint
 from ultralytics.nn.modules.block import C3k
 from ultralytics.nn.modules.conv import Conv
 
@@ -77,27 +80,19 @@ class AAttn(nn.Module):
             self.pe.conv.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        b, _, h, w = x.shape
         if self.vertical:
-            x, h, w = x.transpose(2, 3), w, h  # tokens in the order of the columns
-
-        # Projections -> q, k, v (B, H, W, dim), copied once for attention and perceiver alike.
+            x = x.transpose(2, 3)  # tokens in the order of the columns
         scale = None
         if "packed" in self._modules:
-            q, k, v = self.packed(x).permute(0, 2, 3, 1).contiguous().chunk(3, dim=-1)
+            qkv = self.packed(x).contiguous(memory_format=torch.channels_last)
             scale = 1.0
         elif "qkv" in self._modules:
-            # (B, heads·3·head_dim, H, W) -> (3, B, H, W, heads, head_dim) -> (3, B, H, W, dim)
-            qkv = self.qkv(x).reshape(b, self.num_heads, 3, self.head_dim, h, w).permute(2, 0, 4, 5, 1, 3)
-            q, k, v = qkv.reshape(3, b, h, w, self.all_head_dim).unbind()
+            # Channels per head [q, k, v] -> [q, k, v], in the one copy that makes tokens of the map
+            qkv = self.qkv(x).permute(0, 2, 3, 1).unflatten(3, (self.num_heads, 3, self.head_dim))
+            qkv = qkv.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
         else:
-            q, k = self.qk(x).permute(0, 2, 3, 1).contiguous().chunk(2, dim=-1)
-            v = self.v(x).permute(0, 2, 3, 1).contiguous()
-
-        # (B, H, W, dim) -> (B, N, heads, head_dim), and back to (B, dim, H, W)
-        q, k, tokens = (t.reshape(b, h * w, self.num_heads, self.head_dim) for t in (q, k, v))
-        out = area_attention(q, k, tokens, self.area, scale).reshape(b, h, w, self.all_head_dim)
-        out, v = (t.permute(0, 3, 1, 2) for t in (out, v))
+            qkv = torch.cat([m(x).permute(0, 2, 3, 1) for m in (self.qk, self.v)], dim=3).permute(0, 3, 1, 2)
+        out, v = area_attention(qkv, self.num_heads, self.area, scale)
         if self.vertical:
             out, v = out.transpose(2, 3), v.transpose(2, 3)
         return self.proj(out + self.pe(v))
@@ -184,7 +179,12 @@ class ABlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x)
-        return x + self.mlp(x)
+        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return x + self.mlp(x)
+        # The MLP's maps, a third of what a block keeps for its gradients, are cheap to compute again.
+        contexts = lambda: (nullcontext(), _statistics_kept(self.mlp))  # noqa: E731
+        mlp = checkpoint(self.mlp, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return x + mlp
 
 
 class A2C2f(nn.Module):
@@ -260,10 +260,26 @@ class A2C2f(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = [self.cv1(x)]
+        if x.device.type == "cpu":
+            # Convolutions are quicker on this layout there, and the tokens of what they yield need no copy.
+            y[0] = y[0].contiguous(memory_format=torch.channels_last)
         for m in self.m:
             y.append(m(y[-1]))
         out = self.cv2(torch.cat(y, 1))  # n + 1 maps (B, c2·e, H, W) -> (B, c2, H, W)
         return out if self.gamma is None else x + self.gamma.view(1, -1, 1, 1) * out
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Let what is computed a second time count once in the running statistics of its normalisations."""
+    buffers = {m: m._buffers for m in module.modules()}
+    for m, own in buffers.items():
+        m._buffers = {name: None if t is None else t.clone() for name, t in own.items()}
+    try:
+        yield
+    finally:
+        for m, own in buffers.items():
+            m._buffers = own
 
 
 def _folded(m: Conv) -> tuple[Tensor, Tensor]:
