@@ -236,9 +236,10 @@ def area_attention(qkv: Tensor, heads: int, area: int = 1, scale: float | None =
     """
     b, c, h, w = qkv.shape
     area = min(area, h * w)
-    if longer := h * w % area:
-        split = longer * (h * w // area + 1)
-        first, rest = qkv.flatten(2).unsqueeze(3).split([split, h * w - split], dim=2)
+    if longer := int(h * w % area):
+        tokens = int(h * w)  # a traced graph is of this number
+        split = longer * (tokens // area + 1)
+        first, rest = qkv.reshape(b, c, tokens, 1).split([split, tokens - split], dim=2)
         parts = area_attention(first, heads, longer, scale), area_attention(rest, heads, area - longer, scale)
         out, v = (torch.cat(t, dim=2).reshape(b, c // 3, h, w) for t in zip(*parts))
         return out, v

@@ -1,0 +1,148 @@
+"""Graphs for other runtimes: what they hold, and that they compute what the model computes."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from ultralytics import YOLO
+
+import yolov12_plugin as y12
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+BLOCKS = {
+    "v1.0": dict(area=4),
+    "v1.0, L": dict(area=4, residual=True, mlp_ratio=1.2),
+    "turbo": dict(area=4, qkv_fused=False, pe_kernel=5),
+    "one area": dict(area=1),
+    "pe bias": dict(area=2, pe_bias=True),
+    "vertical": dict(area=4, vertical=True),
+}
+
+
+def build(**options):
+    """A fused block whose attention matters to its output."""
+    block = y12.A2C2f(64, 64, 1, True, **options).eval()
+    with torch.no_grad():
+        for p in block.parameters():
+            p.copy_(torch.randn_like(p) * 0.2)
+    for m in block.modules():
+        if isinstance(m, y12.AAttn):
+            m.fuse()
+    return block
+
+
+def export(model, images, dynamo, **options):
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="torch's dynamo exporter needs onnxscript")
+        options |= dict(opset_version=18, verbose=False)
+    else:
+        options |= dict(opset_version=17)
+    graph = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(model, (images,), None if dynamo else graph, dynamo=dynamo, **options)
+    return program.model_proto.SerializeToString() if dynamo else graph.getvalue()
+
+
+def compare(graph, model, sizes):
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    channels = next(p for p in model.parameters() if p.ndim == 4).shape[1]
+    for b, h, w in sizes:
+        x = torch.rand(b, channels, h, w)
+        with torch.no_grad():
+            expected = model(x)
+        while isinstance(expected, tuple):  # the head's own form comes after its predictions
+            expected = expected[0]
+        expected = expected.numpy()
+        assert expected.std() > 0
+        np.testing.assert_allclose(session.run(None, {name: x.numpy()})[0], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+@pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
+def test_static_graph(options, dynamo):
+    """No shape arithmetic, no softmax in pieces, the scale before the first product; tokens that no area divides too."""
+    block = build(**options)
+    for size in (2, 8, 8), (1, 5, 7):
+        graph = export(block, torch.rand(size[0], 64, *size[1:]), dynamo)
+        compare(graph, block, [size])
+        nodes = onnx.load_from_string(graph).graph.node
+        assert {n.op_type for n in nodes} <= {"Add", "Concat", "Constant", "Conv", "Identity", "MatMul", "Mul", "Reshape",
+                                              "Sigmoid", "Softmax", "Split", "Transpose", "Unsqueeze"}  # fmt: skip
+        made_by = {output: n for n in nodes for output in n.output}
+        softmaxes = [n for n in nodes if n.op_type == "Softmax"]
+        parts = 1 if size[1] * size[2] % options["area"] == 0 else 2
+        assert len(softmaxes) == 2 * parts
+        for softmax in softmaxes:
+            assert made_by[softmax.input[0]].op_type == "MatMul"
+            (after,) = [n for n in nodes if softmax.output[0] in n.input]
+            assert after.op_type == "MatMul" and after.input[0] == softmax.output[0]
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+@pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
+def test_dynamic_graph(options, dynamo):
+    """One graph for any batch, height and width."""
+    block = build(**options)
+    if dynamo:
+        batch, *sides = (torch.export.Dim(name, max=64) for name in ("batch", "height", "width"))
+        axes = dict(dynamic_shapes=({0: batch, 2: 2 * sides[0], 3: 2 * sides[1]},))
+    else:
+        axes = dict(input_names=["x"], dynamic_axes={"x": {0: "batch", 2: "height", 3: "width"}})
+    graph = export(block, torch.rand(2, 64, 8, 12), dynamo, **axes)
+    compare(graph, block, [(2, 8, 12), (1, 4, 4), (3, 14, 6), (1, 20, 20)])
+
+
+def attention_that_matters(name):
+    model = YOLO(name, verbose=False)
+    with torch.no_grad():
+        for m in model.model.modules():
+            if isinstance(m, y12.AAttn):
+                for p in m.parameters():
+                    p.copy_(torch.randn_like(p) * 0.2)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12n-turbo.yaml", "yolov12n-seg.yaml", "yolov12l.yaml"])
+def test_exported_model(name, tmp_path, monkeypatch):
+    """`yolo export format=onnx`: as it is, and with dynamic=True."""
+    monkeypatch.chdir(tmp_path)
+    model = attention_that_matters(name)
+    heads = sum(isinstance(m, y12.ABlock) for m in model.model.modules())
+    for dynamic in False, True:
+        file = model.export(format="onnx", imgsz=160, dynamic=dynamic, simplify=False, verbose=False)
+        nodes = onnx.load(file).graph.node
+        if not dynamic:
+            shapes = [
+                n.name for n in nodes if n.op_type in ("Shape", "Gather", "ReduceMax", "Exp") and "attn" in n.name
+            ]
+            assert not shapes and sum(n.op_type == "MatMul" for n in nodes) == 2 * heads
+        sizes = [(1, 160, 160), (3, 96, 224), (2, 256, 64)] if dynamic else [(1, 160, 160)]
+        compare(file, model.model.eval(), sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
+def test_other_runtimes(runtime, tmp_path, monkeypatch):
+    if runtime == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install yolov12-plugin[export]")
+    monkeypatch.chdir(tmp_path)
+    model = attention_that_matters("yolov12n.yaml")
+    file = model.export(format=runtime, imgsz=160, verbose=False)
+    x = torch.rand(1, 3, 160, 160)
+    with torch.no_grad():
+        expected = model.model.eval()(x)[0]
+    if runtime == "torchscript":
+        actual = torch.jit.load(file)(x)
+    else:
+        core = __import__("openvino").Core()
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute in bfloat16
+        compiled = core.compile_model(next(tmp_path.rglob("*.xml")), "CPU", exact)
+        actual = torch.from_numpy(compiled(x.numpy())[0])
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
