@@ -7,7 +7,6 @@ memory, inference runs in FP16, eagerly, compiled and as a CUDA graph.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.memory import saved_bytes
@@ -218,7 +218,7 @@ def main() -> None:
             new = [{"what": "failed", "model": f"{measure.args[:2]}: {type(e).__name__}: {e}"}]
         show(new)
     about = {
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else get_cpu_info(),
         "driver": subprocess.check_output(DRIVER, text=True).strip() if cuda else None,
         "threads": args.threads,
         "versions": {m.__name__: m.__version__ for m in (torch, ultralytics)} | {"cuda": torch.version.cuda},

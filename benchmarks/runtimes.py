@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import ultralytics
 from rich.console import Console
 from rich.table import Table
 from ultralytics import YOLO
+from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.timing import interleave, ratios
@@ -78,7 +78,7 @@ def main() -> None:
     for row in rows:
         view.add_row(*map(str, row.values()))
     Console().print(view)
-    about = {"imgsz": args.imgsz, "rounds": args.rounds, "threads": args.threads, "processor": platform.processor()}
+    about = {"imgsz": args.imgsz, "rounds": args.rounds, "threads": args.threads, "processor": get_cpu_info()}
     versions = {m.__name__: m.__version__ for m in (torch, ultralytics, onnxruntime, openvino)}
     args.out.write_text(json.dumps({**about, "versions": versions, "rows": rows}, indent=2) + "\n")
 

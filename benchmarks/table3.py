@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import statistics
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import ultralytics
 from rich.console import Console
 from rich.table import Table
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.timing import interleave, ratios
@@ -57,7 +57,7 @@ def main() -> None:
     for row in rows:
         view.add_row(*map(str, row.values()))
     Console().print(view)
-    about = {"imgsz": args.imgsz, "rounds": args.rounds, "threads": args.threads, "processor": platform.processor()}
+    about = {"imgsz": args.imgsz, "rounds": args.rounds, "threads": args.threads, "processor": get_cpu_info()}
     versions = {m.__name__: m.__version__ for m in (torch, ultralytics)}
     args.out.write_text(json.dumps({**about, "versions": versions, "rows": rows}, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin
 from yolov12_plugin.nn import attention
@@ -24,10 +25,10 @@ OPTIONAL = (
 
 def report() -> dict[str, Any]:
     """Versions (None: not installed), whether the plugin is registered, and the attention of each device and dtype."""
-    devices = {torch.device("cpu"): platform.processor() or platform.machine()}
+    devices = {torch.device("cpu"): get_cpu_info()}
     devices |= {torch.device("cuda", i): torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     if torch.backends.mps.is_available():
-        devices[torch.device("mps")] = platform.processor()
+        devices[torch.device("mps")] = get_cpu_info()
     return {
         "versions": {
             "yolov12-plugin": yolov12_plugin.__version__,

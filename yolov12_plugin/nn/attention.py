@@ -20,6 +20,8 @@ BACKENDS = ("auto", "flash", "sdpa", "math")
 
 selected = os.environ.get("YOLO12_ATTENTION", "auto")  # `attention_backend` changes it
 
+is_compiling = getattr(torch.compiler, "is_compiling", torch._utils.is_compiling)  # public from PyTorch 2.3 on
+
 
 class Flash(NamedTuple):
     """A FlashAttention, and the GPUs (major compute capabilities) and head dimensions that it is made for."""
@@ -81,7 +83,7 @@ class attention_backend:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, backend: str | None = None) -> Tensor:
-    """Scaled dot-product attention, in the dtype of its inputs (paper 2, equation 1).
+    """Scaled dot-product attention, in the dtype of its inputs (paper 3.1).
 
     Shapes: q, k, v and the result (B, heads, N, head_dim), contiguous in head_dim: fused kernels refuse anything else,
     and PyTorch then falls back to the N x N map without a word. `scale` defaults to head_dim ** -0.5, `backend` to what
@@ -196,7 +198,7 @@ def _results(function: Callable[..., Tensor], qkvg: Tensor) -> list[Tensor]:
 
 
 def _is_recorded() -> bool:
-    return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or is_compiling()
 
 
 def _check(name: Any) -> None:

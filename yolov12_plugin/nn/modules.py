@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ultralytics.nn.modules.block import C3k
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12_plugin.nn.attention import area_attention
+from yolov12_plugin.nn.attention import area_attention, is_compiling
 from yolov12_plugin.nn.options import check, from_yaml
 
 HEAD_DIM = 32
@@ -179,7 +179,7 @@ class ABlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x)
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        if not (self.training and torch.is_grad_enabled()) or is_compiling():
             return x + self.mlp(x)
         # The MLP's maps, a third of what a block keeps for its gradients, are cheap to compute again.
         contexts = lambda: (nullcontext(), _statistics_kept(self.mlp))  # noqa: E731
