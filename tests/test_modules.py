@@ -45,15 +45,25 @@ def reference(attn, x):
     return attn.proj(torch.cat(out, 1) + attn.pe(v))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(layout=st.sampled_from(LAYOUTS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
-       heads=st.integers(1, 3), area=st.integers(1, 6), training=st.booleans())  # fmt: skip
-def test_aattn(layout, b, h, w, heads, area, training):
+       heads=st.integers(1, 3), area=st.integers(1, 6), training=st.booleans(),
+       backend=st.sampled_from(["auto", "sdpa", "math"]))  # fmt: skip
+def test_aattn(layout, b, h, w, heads, area, training, backend):
     if training and b * h * w == 1:
         b = 2  # batch norm needs more than one value
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().train(training)
-    x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64)
-    torch.testing.assert_close(attn(x), reference(copy.deepcopy(attn), x))
+    written_out = copy.deepcopy(attn)
+    x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64, requires_grad=True)
+    with y12.attention_backend(backend):
+        out = attn(x)
+    expected = reference(written_out, x)
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn_like(out)
+    ours = torch.autograd.grad((out * weight).sum(), [x, *attn.parameters()])
+    theirs = torch.autograd.grad((expected * weight).sum(), [x, *written_out.parameters()])
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -181,10 +181,12 @@ class ABlock(nn.Module):
         x = x + self.attn(x)
         if not (self.training and torch.is_grad_enabled()) or is_compiling():
             return x + self.mlp(x)
+
+        def contexts():
+            return nullcontext(), _statistics_kept(self.mlp)
+
         # The MLP's maps, a third of what a block keeps for its gradients, are cheap to compute again.
-        contexts = lambda: (nullcontext(), _statistics_kept(self.mlp))  # noqa: E731
-        mlp = checkpoint(self.mlp, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        return x + mlp
+        return x + checkpoint(self.mlp, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 class A2C2f(nn.Module):
