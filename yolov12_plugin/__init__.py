@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 # Run at every interpreter start: public names are imported when they are first used.
 _MODULES = {
+    "checkpoints": ("convert",),
     "nn.attention": ("attention_backend",),
     "nn.modules": ("A2C2f", "AAttn", "ABlock"),
     "presets": ("preset",),

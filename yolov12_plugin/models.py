@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+RELEASES = "https://github.com/sunsmarterjie/yolov12/releases/download"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -34,6 +36,13 @@ class Model:
     @property
     def imgsz(self) -> int:
         return 224 if self.task == "classify" else 640
+
+    @property
+    def weights(self) -> str | None:
+        """Release and file of the authors' trained weights, below `RELEASES`; None where they released none."""
+        if self.release not in ("v1.0", "turbo", "seg", "cls"):
+            return None
+        return f"{self.release}/{self.name.removesuffix('-turbo')}.pt"
 
 
 # fmt: off

@@ -48,6 +48,12 @@ PATCHES = (
     Patch("ultralytics.nn.tasks", "yaml_model_load", "yolov12_plugin.registry:prefer_user_yaml",
           "a user's own yolov12n.yaml wins (older Ultralytics looks for yolov12.yaml first)",
           wrapper=True, reexports=("ultralytics.nn", "ultralytics.engine.model")),
+    Patch("ultralytics.nn.tasks", "torch_safe_load", "yolov12_plugin.registry:read_checkpoint",
+          "yolov12*.pt are found or downloaded, and a checkpoint's YAML comes to say what its tensors show",
+          wrapper=True, reexports=("ultralytics.nn",)),
+    Patch("ultralytics.nn.tasks:BaseModel", "load", "yolov12_plugin.registry:load_other_layouts",
+          "weights are converted where that is exact, and what does not fit is said",
+          wrapper=True),
     Patch("ultralytics.nn.tasks:BaseModel", "fuse", "yolov12_plugin.registry:fuse_attention",
           "fusing a model re-parameterises its attention too",
           wrapper=True),
@@ -95,6 +101,40 @@ def read_a2c2f_section(stock: Callable) -> Callable:
         return stock(read_section(d, A2C2f), *args, **kwargs)
 
     return parse_model
+
+
+def read_checkpoint(stock: Callable) -> Callable:
+    """Find the authors' weights by name, and complete what a checkpoint says of its model."""
+
+    @functools.wraps(stock)
+    def torch_safe_load(weight, *args, **kwargs):
+        # Not at the start of every process: these modules need an Ultralytics that is loaded.
+        from yolov12_plugin.checkpoints import complete
+        from yolov12_plugin.weights import find
+
+        ckpt, file = stock(find(weight), *args, **kwargs)
+        complete(ckpt)
+        return ckpt, file
+
+    return torch_safe_load
+
+
+def load_other_layouts(stock: Callable) -> Callable:
+    """Load weights of another layout where that is exact, and say which tensors a YOLOv12 did not take over."""
+
+    @functools.wraps(stock)
+    def load(self, weights, verbose=True):
+        from yolov12_plugin.layouts import attention_blocks, report_transfer, transfer
+
+        source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+        if not (attention_blocks(self) and hasattr(source, "model")):
+            return stock(self, weights, verbose)
+        source, changes = transfer(source, self)
+        stock(self, source, verbose)
+        if verbose:
+            report_transfer(source, self, changes)
+
+    return load
 
 
 def fuse_attention(stock: Callable) -> Callable:

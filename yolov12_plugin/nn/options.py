@@ -99,8 +99,7 @@ def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise ValueError(f"{where}: {section!r} must be a mapping of options: {', '.join(names)}")
 
-    scales = d.get("scales") or {}
-    scale = d.get("scale") or next(iter(scales), "")
+    scales, scale = d.get("scales") or {}, scale_of(d)
     options = {}
     for key, value in section.items():
         if key not in names:
@@ -132,6 +131,34 @@ def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
             row.where, row.options = f"{source}, layer {layer} ({name})", carried
             rows[i] = [source_layer, repeats, name, [own.get("c2"), own.get("a2", True), row]]
     return {**d, **read}
+
+
+def built(d: dict[str, Any], block: type, stock: bool = False) -> dict[int, dict[str, Any]]:
+    """The options, all of them, with which each row of `block` is built: layer -> options.
+
+    With `stock` as Ultralytics' own parser builds them, which reads no section, and appends arguments to the rows of
+    scales L and X whatever these hold already.
+
+    Raises:
+        ValueError: as `read_section`.
+    """
+    parameters = inspect.signature(block).parameters
+    defaults = {key: parameters[key].default for key in parameters if key in RULES}
+    appended = (True, 1.2) if scale_of(d) in ("l", "x") else ()
+    if not stock:
+        d = read_section(d, block)
+    layers = {}
+    for i, (_, _, name, args) in enumerate([*d["backbone"], *d["head"]]):
+        if name == block.__name__:
+            own = dict(zip(list(defaults), [*map(_literal, args[2:]), *appended]))
+            row = args[2] if len(args) > 2 else None
+            layers[i] = {**defaults, **own, **(row.options if isinstance(row, Row) else {})}
+    return layers
+
+
+def scale_of(d: dict[str, Any]) -> str:
+    """The scale that Ultralytics' parser takes: the model's own, or the first of the YAML."""
+    return d.get("scale") or next(iter(d.get("scales") or {}), "")
 
 
 def _literal(value: Any) -> Any:
