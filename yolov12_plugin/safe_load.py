@@ -161,6 +161,8 @@ def _only_known_globals(path: Path) -> Iterator[None]:
             )
         if "numpy.dtype" in known:
             known.update((name, obj) for name, obj in DATA.items() if name.startswith("numpy.dtypes."))
+        # The classes themselves, whose objects may be filled, are there under names that no pickle holds.
+        known.update((f"{name} filled", obj.cls) for name, obj in list(known.items()) if isinstance(obj, _Fillable))
         torch.serialization.add_safe_globals([(obj, name) for name, obj in known.items()])
         yield
     finally:
@@ -174,7 +176,7 @@ def _known(name: str) -> Any:
     if name in DATA:
         return DATA[name]
     if module == CHECKPOINT_MODULE and attribute in (own := {c.__name__: c for c in (AAttn, ABlock, A2C2f)}):
-        return _without_call(own[attribute])
+        return _fillable(own[attribute])
     if name == "torchvision.transforms.functional.InterpolationMode":
         return importlib.import_module("torchvision.transforms.functional").InterpolationMode
     if not f"{module}.".startswith(tuple(f"{package}." for package in PACKAGES)):
@@ -183,20 +185,20 @@ def _known(name: str) -> Any:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError:
         return None
-    return _without_call(found) if isinstance(found, type) and found.__module__ == module else None
+    return _fillable(found) if isinstance(found, type) and found.__module__ == module else None
 
 
-def _without_call(cls: type) -> type:
-    """`cls` as a pickle may use it: to fill an object, not to call it (a model evaluates strings of its YAML)."""
+class _Fillable(type):
+    """The kind of what stands for a class: a pickle may make an empty object of the class, not call it.
 
-    def __init__(self, *args, **kwargs):
+    A model's constructor evaluates strings of the YAML that it is given.
+    """
+
+    cls: type
+
+    def __call__(cls, *args, **kwargs):
         raise pickle.UnpicklingError(f"it calls {cls.__name__}")
 
-    def __setstate__(self, state):
-        self.__class__ = cls
-        if hasattr(cls, "__setstate__"):
-            cls.__setstate__(self, state)
-        else:
-            self.__dict__.update(state)
 
-    return type(cls.__name__, (cls,), {"__init__": __init__, "__setstate__": __setstate__})
+def _fillable(cls: Any) -> _Fillable:
+    return _Fillable(cls.__name__, (), {"__new__": lambda _, *args: cls.__new__(cls, *args), "cls": cls})

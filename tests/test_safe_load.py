@@ -1,0 +1,333 @@
+"""Files that are no whole YOLOv12, or more than that: one line, exit code 2, and nothing executed or written."""
+
+import contextlib
+import copy
+import fractions
+import io
+import json
+import os
+import resource
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
+
+from yolov12_plugin.checkpoints import convert
+from yolov12_plugin.cli import app
+from yolov12_plugin.safe_load import CheckpointError, read
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A checkpoint as Ultralytics writes it."""
+    path = tmp_path_factory.mktemp("good") / "good.pt"
+    YOLO("yolov12n-turbo.yaml", verbose=False).save(path)
+    return path
+
+
+class Payload:
+    """What a pickle calls when it is loaded by `pickle`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+    def __call__(self):
+        """`pickle` wants to see something callable where one payload gives the function of another."""
+
+
+# Bytes of the file, from those of a good one.
+BYTES = {
+    "empty": (lambda data: b"", "is empty"),
+    "cut in the middle": (lambda data: data[: len(data) // 2], "is cut short"),
+    "cut at the end": (lambda data: data[:-50], "is cut short"),
+    "cut after four bytes": (lambda data: data[:4], "is cut short"),
+    "web page": (lambda data: b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
+    "text": (lambda data: b"weights" * 1000, "is no checkpoint of PyTorch"),
+    "zeros": (lambda data: bytes(len(data)), "is no checkpoint of PyTorch"),
+    "pointer of Git LFS": (lambda data: b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+    "flipped bits": (lambda data: _flip(data), "is damaged at"),
+    "other zip": (lambda data: _zip({"a/b.txt": b"text"}), "no data.pkl"),
+    "TorchScript": (lambda data: _zip({"a/data.pkl": b"", "a/constants.pkl": b""}), "TorchScript"),
+    "no pickle": (lambda data: _zip({"a/data.pkl": b"text", "a/version": b"3"}), "does what no checkpoint"),
+    "empty pickle": (lambda data: _zip({"a/data.pkl": b"", "a/version": b"3"}), "cannot be read"),
+}
+
+
+def _flip(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+    at = data.index(largest.filename.encode()) + 2000
+    return data[:at] + bytes(255 - b for b in data[at : at + 16]) + data[at + 16 :]
+
+
+def _zip(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _model(ckpt):
+    return ckpt["model"]
+
+
+def _attn(ckpt):
+    return ckpt["model"].model[6].m[0][0].attn
+
+
+def _set(tensor, index, value):
+    with torch.no_grad():
+        tensor[index] = value
+
+
+def _without(ckpt, key):
+    return {k: v for k, v in ckpt.items() if k != key}
+
+
+def _changed(change):
+    def make(ckpt):
+        change(ckpt)
+        return ckpt
+
+    return make
+
+
+# Contents of the file, from those of a good one.
+CONTENTS = {
+    "state dict": (lambda ckpt: _model(ckpt).state_dict(), "state dict only (739 tensors)"),
+    "state dict as the model": (lambda ckpt: {**ckpt, "model": _model(ckpt).state_dict()}, "state dict only"),
+    "bare module": (_model, "bare module"),
+    "list": (lambda ckpt: [1, 2], "holds a list"),
+    "no model": (lambda ckpt: _without(ckpt, "model"), "holds no model"),
+    "nothing": (lambda ckpt: {}, "holds no model (only nothing)"),
+    "v8": (lambda ckpt: {**ckpt, "model": YOLO("yolov8n.yaml").model}, "is no YOLOv12 but a DetectionModel"),
+    "module that is no model": (lambda ckpt: {**ckpt, "model": nn.Conv2d(3, 3, 1)}, "is no YOLOv12 but a Conv2d"),
+    "no YAML": (_changed(lambda ckpt: delattr(_model(ckpt), "yaml")), "'yaml'"),
+    "YAML of another model": (
+        _changed(lambda ckpt: setattr(_model(ckpt), "yaml", YOLO("yolov8n.yaml").model.yaml)),
+        "no A2C2f at layer 6",
+    ),
+    "wrong shape": (
+        _changed(lambda ckpt: setattr(_attn(ckpt).v.conv, "weight", nn.Parameter(torch.zeros(64, 32, 1, 1)))),
+        "do not fit together",
+    ),
+    "wrong shape of a normalisation": (
+        _changed(lambda ckpt: setattr(_attn(ckpt).qk.bn, "running_mean", torch.zeros(3))),
+        "do not fit together",
+    ),
+    "no projection": (_changed(lambda ckpt: delattr(_attn(ckpt), "proj")), "'proj'"),
+    "no perceiver": (_changed(lambda ckpt: delattr(_attn(ckpt), "pe")), "'pe'"),
+    "no weight": (_changed(lambda ckpt: delattr(_attn(ckpt).v.conv, "weight")), "'weight'"),
+    "no heads": (_changed(lambda ckpt: delattr(_attn(ckpt), "num_heads")), "'num_heads'"),
+    "no layers": (_changed(lambda ckpt: delattr(_model(ckpt), "model")), "is no YOLOv12"),
+    "NaN": (
+        _changed(lambda ckpt: _set(_attn(ckpt).v.conv.weight, 0, torch.nan)),
+        "NaN or infinite values in 1 tensors, the first is model.6.m.0.0.attn.v.conv.weight",
+    ),
+    "infinite": (_changed(lambda ckpt: _set(_attn(ckpt).v.bn.running_var, 3, torch.inf)), "NaN or infinite"),
+    "unknown class": (lambda ckpt: {**ckpt, "extra": fractions.Fraction(1, 2)}, "names fractions.Fraction"),
+}
+
+# What executes `touch SENTINEL` when it is unpickled, and the word by which it is refused.
+MALICIOUS = {
+    "system": (lambda s: Payload(os.system, f"touch {s}"), "system, which no model of Ultralytics needs"),
+    "eval": (lambda s: Payload(eval, f"__import__('pathlib').Path({str(s)!r}).touch()"), "eval, which no model"),
+    "method": (lambda s: Payload(Path.touch, Path(s)), "names pathlib.Path"),
+    "attribute": (lambda s: Payload(Payload(getattr, Path(s), "touch")), "getattr of touch"),
+    "model from a YAML": (lambda s: Payload(DetectionModel, _yaml(s)), "calls DetectionModel"),
+    "module within a model": (lambda s: Payload(nn.Sequential, Payload(os.system, f"touch {s}")), "system"),
+}
+
+
+def _yaml(sentinel):
+    activation = f"__import__('pathlib').Path({str(sentinel)!r}).touch() or nn.SiLU()"
+    return {"activation": activation, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": [], "nc": 1}
+
+
+def refused(path, folder, word):
+    """Both commands end with code 2 and one line; DST is as it was and nothing lies beside it."""
+    dst = folder / "dst.pt"
+    dst.write_bytes(b"as it was")
+    before = sorted(p.name for p in folder.iterdir())
+    for command in (
+        ["doctor", path],
+        ["doctor", path, "--json"],
+        ["convert", path, dst, "--to", "stock"],
+        ["convert", path, dst, "--to", "plugin", "--json"],
+    ):
+        done = CliRunner().invoke(app, [str(part) for part in command])
+        lines = done.stderr.splitlines()
+        assert done.exit_code == 2 and not done.stdout, (command, done.output, done.exception)
+        assert len(lines) == 1 and lines[0].startswith(f"Error: {path}") and word in lines[0], lines
+        assert len(lines[0]) < 500
+    assert dst.read_bytes() == b"as it was"
+    assert sorted(p.name for p in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_bytes(case, good, tmp_path):
+    make, word = BYTES[case]
+    path = tmp_path / "bad.pt"
+    path.write_bytes(make(good.read_bytes()))
+    refused(path, tmp_path, word)
+
+
+@pytest.mark.parametrize("case", CONTENTS)
+def test_contents(case, good, tmp_path):
+    make, word = CONTENTS[case]
+    path = tmp_path / "bad.pt"
+    torch.save(make(torch.load(good, weights_only=False)), path)
+    refused(path, tmp_path, word)
+
+
+def test_no_file(tmp_path):
+    refused(tmp_path / "missing.pt", tmp_path, "does not exist")
+    (tmp_path / "folder.pt").mkdir()
+    refused(tmp_path / "folder.pt", tmp_path, "is a folder")
+
+
+@pytest.mark.parametrize("case", MALICIOUS)
+def test_nothing_is_executed(case, good, tmp_path):
+    make, word = MALICIOUS[case]
+    sentinel, path, folder = tmp_path / "executed", tmp_path / "bad.pt", tmp_path / "folder"
+    folder.mkdir()
+    ckpt = torch.load(good, weights_only=False)
+    ckpt["model"].extra = make(sentinel)
+    torch.save(ckpt, path)
+    refused(path, folder, word)
+    assert not sentinel.exists()
+    with contextlib.suppress(CheckpointError):  # of what the payload has built
+        read(path, trust=True)
+    assert sentinel.exists(), "the payload is none"
+
+
+def test_trust(good, tmp_path):
+    """What is harmless and unknown is converted on demand."""
+    path, dst = tmp_path / "odd.pt", tmp_path / "dst.pt"
+    torch.save({**torch.load(good, weights_only=False), "extra": fractions.Fraction(1, 2)}, path)
+    done = CliRunner().invoke(app, ["convert", str(path), str(dst), "--to", "stock", "--trust"])
+    assert done.exit_code == 0, done.output
+    assert torch.load(dst, weights_only=False)["extra"] == fractions.Fraction(1, 2)
+    assert CliRunner().invoke(app, ["doctor", str(path), "--trust"]).exit_code == 0
+
+
+def test_a_module_that_is_not_installed(good, tmp_path, run):
+    (tmp_path / "absent.py").write_text("class Thing: pass")
+    code = "import absent, sys, torch; torch.save({'model': absent.Thing()}, 'bad.pt')"
+    run(code)
+    (tmp_path / "absent.py").unlink()
+    refused(tmp_path / "bad.pt", tmp_path, "names absent.Thing")
+    with pytest.raises(CheckpointError, match="needs the module 'absent', which is not installed"):
+        read(tmp_path / "bad.pt", trust=True)
+
+
+def test_what_the_process_allows_elsewhere_is_not_allowed_here(good, tmp_path):
+    path = tmp_path / "odd.pt"
+    torch.save({**torch.load(good, weights_only=False), "extra": fractions.Fraction(1, 2)}, path)
+    before = [*torch.serialization.get_safe_globals(), fractions.Fraction]
+    with torch.serialization.safe_globals([fractions.Fraction]):
+        with pytest.raises(CheckpointError, match=r"fractions\.Fraction"):
+            read(path)
+        assert set(torch.serialization.get_safe_globals()) == set(before)
+    read(good)
+    assert fractions.Fraction not in torch.serialization.get_safe_globals()
+
+
+def test_all_that_trainings_leave_in_a_checkpoint(good, tmp_path):
+    """The loss, its settings, transforms of classification, numpy's numbers, paths, fused modules."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data.augment import classify_transforms
+
+    ckpt = torch.load(good, weights_only=False)
+    model = ckpt["model"].float()
+    model.args = get_cfg()
+    model.criterion = model.init_criterion()
+    model.transforms = classify_transforms(64)
+    ckpt |= {
+        "ema": copy.deepcopy(model).fuse(verbose=False),
+        "best_fitness": np.float64(0.5),
+        "train_metrics": {"a": np.float32(1), "b": np.int64(2)},
+        "train_args": {**vars(get_cfg()), "save_dir": tmp_path},
+    }
+    torch.save(ckpt, tmp_path / "last.pt")
+    found = read(tmp_path / "last.pt")
+    assert type(found["model"]) is DetectionModel
+    assert {type(m) for m in found["model"].modules()} == {type(m) for m in model.modules()}
+    assert type(found["model"].criterion) is type(model.criterion)
+    assert found["train_args"]["save_dir"] == tmp_path and found["best_fitness"] == 0.5
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(found["ema"].eval()(x)[0], ckpt["ema"].eval()(x)[0])
+    done = convert(tmp_path / "last.pt", tmp_path / "stock.pt", to="stock")
+    assert done["layout"]["fused"] and done["stock"]["predicts"] and not done["stock"]["trains"]
+
+
+def test_older_pytorch_says_what_it_needs(good, monkeypatch):
+    monkeypatch.delattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
+    with pytest.raises(CheckpointError, match=r"needs PyTorch 2\.6 or later"):
+        read(good)
+    assert read(good, trust=True)
+
+
+def test_destinations(good, tmp_path):
+    def error(dst, *options, src=good):
+        done = CliRunner().invoke(app, ["convert", str(src), str(dst), "--to", "plugin", *options])
+        assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1, done.output
+        return done.stderr
+
+    assert "must end in .pt" in error(tmp_path / "dst.onnx")
+    assert "make its folder" in error(tmp_path / "missing/dst.pt")
+    (tmp_path / "folder.pt").mkdir()
+    assert "is a folder" in error(tmp_path / "folder.pt")
+    src, link = tmp_path / "src.pt", tmp_path / "link.pt"
+    src.write_bytes(good.read_bytes())
+    link.symlink_to(src)
+    for dst in src, link:
+        assert "is the source" in error(dst, src=src)
+    assert src.read_bytes() == good.read_bytes() and link.is_symlink()
+    done = CliRunner().invoke(app, ["convert", str(src), str(src), "--to", "stock", "--force", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["stock"]["trains"]
+    assert read(src)["model"].model[6].m[0][0].attn.qkv
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.pt", "link.pt", "src.pt"]
+    with pytest.raises(ValueError, match="to='fork' must be 'plugin' or 'stock'"):
+        convert(good, tmp_path / "dst.pt", to="fork")
+    assert CliRunner().invoke(app, ["convert", str(good), "dst.pt", "--to", "fork"]).exit_code == 2
+
+
+def test_a_disk_that_is_full(good, tmp_path, run):
+    """Here a limit of the size of files, which the system reports as it reports a full disk."""
+    dst = tmp_path / "dst.pt"
+    dst.write_bytes(b"as it was")
+    code = (
+        "import resource, signal, sys\n"
+        "from yolov12_plugin.cli import app\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))\n"
+        "app(sys.argv[1:])"
+    )
+    assert resource.RLIMIT_FSIZE >= 0
+    done = run([sys.executable, "-c", code, "convert", good, dst, "--to", "stock"], check=False)
+    assert done.returncode == 2 and "cannot be written" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert dst.read_bytes() == b"as it was" and [p.name for p in tmp_path.iterdir()] == ["dst.pt"]
+
+
+def test_the_command_itself(good, tmp_path, run):
+    yolov12 = Path(sys.executable).with_name("yolov12")
+    (tmp_path / "bad.pt").write_bytes(good.read_bytes()[:-50])
+    done = run([yolov12, "convert", "bad.pt", "dst.pt", "--to", "stock"], check=False)
+    assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "dst.pt").exists()
+    assert done.stderr == "Error: bad.pt is cut short: download or copy it again\n"
+    done = run([yolov12, "convert", good, "dst.pt", "--to", "stock"], check=False, YOLO12_PLUGIN="off")
+    assert done.returncode == 2 and "the plugin is not registered" in done.stderr
+    assert json.loads(run([yolov12, "doctor", good, "--json"], YOLO12_PLUGIN="off").stdout)["release"] == "turbo"

@@ -1,0 +1,197 @@
+"""The authors' weights by name, from a server on this machine."""
+
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from ultralytics import YOLO
+
+from yolov12_plugin import weights
+from yolov12_plugin.models import MODELS, RELEASES
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "any.pt"
+    YOLO("yolov12n-turbo.yaml", verbose=False).save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def server(checkpoint):
+    """A server of releases; `answers` are given one after the other, the last one for good."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.asked.append(self.path)
+            answer = server.answers[0] if len(server.answers) == 1 else server.answers.pop(0)
+            body = {"html": b"<html>sign in</html>"}.get(answer, checkpoint)
+            self.send_response(404 if answer == "404" else 200)
+            if answer != "no length":
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body if answer in ("whole", "html") else body[: len(body) // 2])
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.answers = [], ["whole"]
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, server):
+    """Ultralytics' weights folder; the working directory is another."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(weights, "SETTINGS", {"weights_dir": tmp_path / "weights"})
+    monkeypatch.setenv("YOLO12_WEIGHTS_URL", server.url)
+    return tmp_path / "weights"
+
+
+RELEASED = [m.name for m in MODELS.values() if m.weights]
+
+
+def test_released():
+    assert len(RELEASED) == 20 and RELEASES.startswith("https://github.com/sunsmarterjie/yolov12/")
+    assert MODELS["yolov12n"].weights == "v1.0/yolov12n.pt"
+    assert MODELS["yolov12x-turbo"].weights == "turbo/yolov12x.pt"
+    assert MODELS["yolov12l-seg"].weights == "seg/yolov12l-seg.pt"
+    assert MODELS["yolov12m-cls"].weights == "cls/yolov12m-cls.pt"
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_download(name, server, folder, checkpoint):
+    found = weights.find(f"{name}.pt")
+    assert Path(found) == folder / f"{name}.pt" and Path(found).read_bytes() == checkpoint
+    assert server.asked == [f"/{MODELS[name].weights}"]
+    assert weights.find(f" '{name}.pt' ") == found and len(server.asked) == 1  # not again
+    assert [p.name for p in folder.iterdir()] == [f"{name}.pt"] and not list(Path().iterdir())
+
+
+def test_through_ultralytics(server, folder):
+    model = YOLO("yolov12n-turbo.pt")
+    assert model.ckpt_path == str(folder / "yolov12n-turbo.pt") and model.task == "detect"
+    yolo = YOLO("yolov12n-turbo.yaml").load("yolov12n-turbo.pt")
+    assert all((a == b).all() for a, b in zip(yolo.model.state_dict().values(), model.model.state_dict().values()))
+    assert server.asked == ["/turbo/yolov12n.pt"]
+
+
+def test_a_file_that_is_there_is_taken(server, folder, checkpoint):
+    Path("yolov12n.pt").write_bytes(b"mine")
+    folder.mkdir()
+    (folder / "yolov12s.pt").write_bytes(b"kept")
+    assert weights.find("yolov12n.pt") == "yolov12n.pt"
+    assert weights.find("yolov12s.pt") == str(folder / "yolov12s.pt")
+    assert weights.find("sub/yolov12n.pt") == "sub/yolov12n.pt"  # a path is where it goes
+    assert Path("sub/yolov12n.pt").read_bytes() == checkpoint and server.asked == ["/v1.0/yolov12n.pt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["yolo12n.pt", "yolo11n.pt", "best.pt", "yolov12n.yaml", "yolov12.pt", "yolov12n", "yolov12n.onnx", "a/last.pt",
+     "yolov13n.pt", "https://example.com/yolov12n.pt", "http:/example.com/yolov12n.pt"],
+)  # fmt: skip
+def test_other_names_are_left_to_ultralytics(name, server, folder):
+    assert weights.find(name) == name
+    assert not server.asked and not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["yolov12n-pose.pt", "yolov12x-obb.pt"])
+def test_what_was_not_released(name, server, folder):
+    with pytest.raises(FileNotFoundError, match=rf"{name} does not exist, and no weights were released for"):
+        weights.find(name)
+    assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        ("404", "404"),
+        ("cut short", "could not be downloaded ("),
+        ("no length", "no whole checkpoint"),
+        ("html", "no whole checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_failure_leaves_nothing(answer, word, there, server, folder):
+    server.answers = [answer]
+    if there:
+        folder.mkdir()
+        (folder / "other.pt").write_bytes(b"other")
+    with pytest.raises(FileNotFoundError) as e:
+        weights.find("yolov12n-turbo.pt")
+    line = str(e.value)
+    assert "\n" not in line and word in line
+    assert f"Download {server.url}/turbo/yolov12n.pt by other means" in line
+    assert line.endswith(f"put it at {folder / 'yolov12n-turbo.pt'}")
+    assert [p.name for p in folder.iterdir()] == ["other.pt"] * there
+
+
+def test_no_network(folder, monkeypatch):
+    monkeypatch.setenv("YOLO12_WEIGHTS_URL", "http://127.0.0.1:9/")
+    with pytest.raises(FileNotFoundError, match=r"Download http://127\.0\.0\.1:9/v1\.0/yolov12n\.pt by other means"):
+        weights.find("yolov12n.pt")
+    assert not list(folder.iterdir())
+
+
+def test_another_try(server, folder, checkpoint, monkeypatch):
+    """Ultralytics tries again where a network is there, and goes on after what came."""
+    from ultralytics.utils import downloads
+
+    monkeypatch.setattr(downloads, "is_online", lambda: True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.answers = ["cut short", "whole"]
+    assert Path(weights.find("yolov12n.pt")).read_bytes() == checkpoint and len(server.asked) == 2
+
+
+def test_an_interrupted_download_leaves_nothing(server, folder, monkeypatch):
+    def interrupted(url, file, dir):
+        (Path(dir) / file).write_bytes(b"half")
+        (Path(dir) / f".{file}.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "safe_download", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        weights.find("yolov12n.pt")
+    assert not list(folder.iterdir())
+
+
+def test_killed_while_it_downloads(run, tmp_path, server):
+    """What a kill leaves is under a name that nothing loads."""
+    code = (
+        "import os, yolov12_plugin.weights as w\n"
+        "def half(url, file, dir): (dir / file).write_bytes(b'half'); os._exit(9)\n"
+        "w.safe_download = half\n"
+        "w.SETTINGS = {'weights_dir': 'weights'}\n"
+        "w.find('yolov12n.pt')"
+    )
+    assert run(code, check=False).returncode == 9
+    assert not (tmp_path / "weights/yolov12n.pt").exists()
+
+
+@pytest.mark.slow
+def test_the_stock_command(run, tmp_path, server):
+    """From an empty folder: a name of the releases where Ultralytics takes a model, or weights to start from."""
+    yolo = Path(sys.executable).with_name("yolo")
+    settings = dict(YOLO_CONFIG_DIR=str(tmp_path / "config"), YOLO12_WEIGHTS_URL=server.url)
+    run([yolo, "settings", f"weights_dir={tmp_path / 'weights'}", f"datasets_dir={tmp_path / 'data'}"], **settings)
+    from ultralytics.utils import ASSETS
+
+    predict = [yolo, "predict", "model=yolov12n-turbo.pt", f"source={ASSETS / 'bus.jpg'}", "imgsz=64", "device=cpu"]
+    run(predict, **settings)
+    train = [yolo, "train", "model=yolov12n-turbo.yaml", "pretrained=yolov12n-turbo.pt", "data=shapes.yaml", "epochs=1",
+             "imgsz=32", "device=cpu", "workers=0", "plots=False", "val=False", f"project={tmp_path}"]  # fmt: skip
+    out = run(train, **settings)
+    assert "of 739 tensors are from yolov12n-turbo.pt. Not taken over: model.21.cv3" in out.stdout
+    assert server.asked == ["/turbo/yolov12n.pt"] and (tmp_path / "weights/yolov12n-turbo.pt").is_file()
+    server.answers = ["404"]
+    failed = run([yolo, "predict", "model=yolov12s-turbo.pt", "device=cpu"], check=False, **settings)
+    assert failed.returncode and f"Download {server.url}/turbo/yolov12s.pt" in failed.stderr.splitlines()[-1]
