@@ -6,6 +6,7 @@ import pkgutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import yaml
@@ -123,7 +124,7 @@ def _size(model: Any, blocks: dict[int, A2C2f]) -> tuple[float, float]:
     """Width and depth of a model over those of its YAML's rows."""
     rows = [*model.yaml["backbone"], *model.yaml["head"]]
     layer, block = next(iter(blocks.items()))
-    return _first_conv(model).out_channels / rows[0][3][0], len(block.m) / rows[layer][1]
+    return block.cv2.conv.out_channels / rows[layer][3][0], len(block.m) / rows[layer][1]
 
 
 def _first_conv(model: Any) -> nn.Conv2d:
@@ -208,18 +209,17 @@ def convert(
     difference = 0.0
     for model, (expected, _) in zip(models, before):
         for is_now, was in zip(_outputs(model, src), expected):
-            difference = (is_now - was).abs().max().item()
-            if difference > 1e-4 * was.abs().max().item():
-                raise CheckpointError(f"{src} is not converted: an output would differ by {difference:.1e}; report it")
+            off = (is_now - was).abs().max().item()
+            if off > 1e-4 * was.abs().max().item():
+                raise CheckpointError(f"{src} is not converted: an output would differ by {off:.1e}; please report it")
+        difference = max(difference, off)
     _write(ckpt, dst)
-    note = ""
-    if named:
-        note = (
-            f"Stock's parser sets {', '.join(named)} otherwise, so the YAML within {dst} names it. Train there by "
-            f"model={dst}; a YAML of stock with pretrained={dst} would lose it."
-        )
-    done = {"changes": list(dict.fromkeys(changes)), "difference": difference, "note": note}
-    return {"file": str(dst), **_describe(models[0], ckpt), **done}
+    done = {"file": str(dst), **_describe(models[0], ckpt), "changes": list(dict.fromkeys(changes))}
+    note = (
+        f"Stock's parser sets {', '.join(named)} otherwise, so the YAML within {dst} names it. Train there by "
+        f"model={dst}; a YAML of stock with pretrained={dst} would lose it."
+    )
+    return {**done, "difference": difference, "note": note if named and done["stock"]["trains"] else ""}
 
 
 def _parameters(model: Any) -> list[tuple[str, torch.Size]]:
@@ -264,7 +264,7 @@ def _outputs(model: Any, path: Path) -> list[Tensor]:
 
 def _write(ckpt: dict[str, Any], path: Path) -> None:
     """Save a checkpoint whole, or leave what was there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         with part.open("xb") as file:
             torch.save(ckpt, file)

@@ -61,7 +61,7 @@ def describe_in_yaml(model: Any) -> list[str]:
         return []
     try:
         wrong = differences(model, d)
-    except (ValueError, LookupError, TypeError):  # a YAML that cannot be built says so to whoever builds it
+    except (AttributeError, LookupError, TypeError, ValueError):  # what cannot be built says so to whoever builds it
         return []
     section = {key: value for key in wrong if (value := common(key, blocks.values())) is not None}
     if section:
@@ -178,11 +178,12 @@ def to_stock(model: Any) -> tuple[list[str], list[str]]:
             except ValueError as e:
                 raise ValueError(f"{name}: {e}") from e
     d = {key: value for key, value in model.yaml.items() if key != "a2c2f"}
-    if different := differences(model, d, stock=True):
+    named = [key for key in differences(model, d, stock=True) if key in POSITIONAL]
+    if named:
         d = _written_out(d, built(model.yaml, A2C2f), blocks)
-        changes.append(f"{', '.join(different)} into the rows of the YAML")
+        changes.append(f"{', '.join(named)} into the rows of the YAML")
     model.yaml = d
-    return changes, list(different)
+    return changes, named
 
 
 def _written_out(d: dict[str, Any], rows: dict[int, dict[str, Any]], blocks: dict[int, A2C2f]) -> dict[str, Any]:

@@ -64,8 +64,8 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
         CheckpointError: the file is no checkpoint of Ultralytics, or names something else.
     """
     path = Path(path)
-    _check_archive(path)
     try:
+        _check_archive(path)
         if trust:
             ckpt = torch.load(path, map_location="cpu", weights_only=False)
         else:
@@ -75,15 +75,13 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
         raise
     except ModuleNotFoundError as e:
         raise CheckpointError(f"{path} needs the module {e.name!r}, which is not installed") from e
-    except pickle.UnpicklingError as e:
-        why = str(e).rpartition("WeightsUnpickler error: ")[2].strip().splitlines()[0]
-        raise CheckpointError(
-            f"{path} does what no checkpoint of Ultralytics does ({why}), and was not executed; {_TRUST}"
-        ) from e
-    except Exception as e:  # whatever a damaged file leads to
-        raise CheckpointError(
-            f"{path} cannot be read ({(str(e).splitlines() or [type(e).__name__])[0]}): download or copy it again"
-        ) from e
+    except Exception as e:  # whatever a damaged or forged file leads to
+        why = next(iter(str(e).rpartition("WeightsUnpickler error: ")[2].strip().splitlines()), type(e).__name__)
+        if isinstance(e, pickle.UnpicklingError) and not trust:
+            raise CheckpointError(
+                f"{path} does what no checkpoint of Ultralytics does ({why}), and was not executed; {_TRUST}"
+            ) from e
+        raise CheckpointError(f"{path} cannot be read ({why}): download or copy it again") from e
     _check_contents(ckpt, path)
     return ckpt
 
