@@ -54,6 +54,15 @@ def run(tmp_path):
     return run
 
 
+def yolov12(*command):
+    """The `yolov12` command in this process, whose environment stays as it is."""
+    from typer.testing import CliRunner
+
+    from yolov12_plugin.cli import app
+
+    return CliRunner(env={"YOLO_VERBOSE": "false"}).invoke(app, [str(part) for part in command])
+
+
 @pytest.fixture
 def stock():
     """Ultralytics as it is without the plugin, inside one test."""

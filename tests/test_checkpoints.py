@@ -10,14 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
-from typer.testing import CliRunner
+from conftest import SHARED, yolov12
 from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
 
 from yolov12_plugin import checkpoints
 from yolov12_plugin.checkpoints import OLD_GROUPS, convert, inspect
-from yolov12_plugin.cli import app
 from yolov12_plugin.layouts import describe_in_yaml
 from yolov12_plugin.names import CFG
 from yolov12_plugin.safe_load import CheckpointError, read
@@ -193,7 +191,7 @@ DESCRIBED = {  # release, task, scale, width, nc, parameters, residual, MLP rati
 @needs_golden
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_what_doctor_says(path, monkeypatch):
-    done = CliRunner().invoke(app, ["doctor", str(path), "--json"])
+    done = yolov12("doctor", path, "--json")
     found = json.loads(done.stdout)
     keys = ("release", "task", "scale", "width", "nc", "parameters")
     options = [found["layout"][key] for key in ("residual", "mlp_ratio", "areas")]
@@ -205,7 +203,7 @@ def test_what_doctor_says(path, monkeypatch):
     ) == DESCRIBED[path.stem]
     assert found["layout"]["projections"] == ("qkv" if path.stem.startswith("v1.0") else "qk, v")
     monkeypatch.setenv("COLUMNS", "200")
-    table = CliRunner().invoke(app, ["doctor", str(path)]).stdout
+    table = yolov12("doctor", path).stdout
     assert f"{found['parameters']:,}" in table
     if not found["stock"]["predicts"]:
         assert "'AAttn' object has no attribute 'qkv'" in table and "--to stock" in table

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import yolov12
 from torch import nn
-from typer.testing import CliRunner
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from yolov12_plugin.checkpoints import convert
-from yolov12_plugin.cli import app
 from yolov12_plugin.safe_load import CheckpointError, read
 
 
@@ -166,7 +165,7 @@ def refused(path, folder, word):
         ["convert", path, dst, "--to", "stock"],
         ["convert", path, dst, "--to", "plugin", "--json"],
     ):
-        done = CliRunner().invoke(app, [str(part) for part in command])
+        done = yolov12(*command)
         lines = done.stderr.splitlines()
         assert done.exit_code == 2 and not done.stdout, (command, done.output, done.exception)
         assert len(lines) == 1 and lines[0].startswith(f"Error: {path}") and word in lines[0], lines
@@ -216,10 +215,10 @@ def test_trust(good, tmp_path):
     """What is harmless and unknown is converted on demand."""
     path, dst = tmp_path / "odd.pt", tmp_path / "dst.pt"
     torch.save({**torch.load(good, weights_only=False), "extra": fractions.Fraction(1, 2)}, path)
-    done = CliRunner().invoke(app, ["convert", str(path), str(dst), "--to", "stock", "--trust"])
+    done = yolov12("convert", path, dst, "--to", "stock", "--trust")
     assert done.exit_code == 0, done.output
     assert torch.load(dst, weights_only=False)["extra"] == fractions.Fraction(1, 2)
-    assert CliRunner().invoke(app, ["doctor", str(path), "--trust"]).exit_code == 0
+    assert yolov12("doctor", path, "--trust").exit_code == 0
 
 
 def test_a_module_that_is_not_installed(good, tmp_path, run):
@@ -282,7 +281,7 @@ def test_older_pytorch_says_what_it_needs(good, monkeypatch):
 
 def test_destinations(good, tmp_path):
     def error(dst, *options, src=good):
-        done = CliRunner().invoke(app, ["convert", str(src), str(dst), "--to", "plugin", *options])
+        done = yolov12("convert", src, dst, "--to", "plugin", *options)
         assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1, done.output
         return done.stderr
 
@@ -296,13 +295,13 @@ def test_destinations(good, tmp_path):
     for dst in src, link:
         assert "is the source" in error(dst, src=src)
     assert src.read_bytes() == good.read_bytes() and link.is_symlink()
-    done = CliRunner().invoke(app, ["convert", str(src), str(src), "--to", "stock", "--force", "--json"])
+    done = yolov12("convert", src, src, "--to", "stock", "--force", "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)["stock"]["trains"]
     assert read(src)["model"].model[6].m[0][0].attn.qkv
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.pt", "link.pt", "src.pt"]
     with pytest.raises(ValueError, match="to='fork' must be 'plugin' or 'stock'"):
         convert(good, tmp_path / "dst.pt", to="fork")
-    assert CliRunner().invoke(app, ["convert", str(good), "dst.pt", "--to", "fork"]).exit_code == 2
+    assert yolov12("convert", good, "dst.pt", "--to", "fork").exit_code == 2
 
 
 def test_a_disk_that_is_full(good, tmp_path, run):
@@ -323,11 +322,11 @@ def test_a_disk_that_is_full(good, tmp_path, run):
 
 
 def test_the_command_itself(good, tmp_path, run):
-    yolov12 = Path(sys.executable).with_name("yolov12")
+    command = Path(sys.executable).with_name("yolov12")
     (tmp_path / "bad.pt").write_bytes(good.read_bytes()[:-50])
-    done = run([yolov12, "convert", "bad.pt", "dst.pt", "--to", "stock"], check=False)
+    done = run([command, "convert", "bad.pt", "dst.pt", "--to", "stock"], check=False)
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "dst.pt").exists()
     assert done.stderr == "Error: bad.pt is cut short: download or copy it again\n"
-    done = run([yolov12, "convert", good, "dst.pt", "--to", "stock"], check=False, YOLO12_PLUGIN="off")
+    done = run([command, "convert", good, "dst.pt", "--to", "stock"], check=False, YOLO12_PLUGIN="off")
     assert done.returncode == 2 and "the plugin is not registered" in done.stderr
-    assert json.loads(run([yolov12, "doctor", good, "--json"], YOLO12_PLUGIN="off").stdout)["release"] == "turbo"
+    assert json.loads(run([command, "doctor", good, "--json"], YOLO12_PLUGIN="off").stdout)["release"] == "turbo"
