@@ -57,7 +57,7 @@ BYTES = {
     "flipped bits": (lambda data: _flip(data), "is damaged at"),
     "other zip": (lambda data: _zip({"a/b.txt": b"text"}), "no data.pkl"),
     "TorchScript": (lambda data: _zip({"a/data.pkl": b"", "a/constants.pkl": b""}), "TorchScript"),
-    "no pickle": (lambda data: _zip({"a/data.pkl": b"text", "a/version": b"3"}), "does what no checkpoint"),
+    "no pickle": (lambda data: _zip({"a/data.pkl": b"text", "a/version": b"3"}), "cannot be read"),
     "empty pickle": (lambda data: _zip({"a/data.pkl": b"", "a/version": b"3"}), "cannot be read"),
 }
 
@@ -138,13 +138,16 @@ CONTENTS = {
     "unknown class": (lambda ckpt: {**ckpt, "extra": fractions.Fraction(1, 2)}, "names fractions.Fraction"),
 }
 
+REBUILD = torch._tensor._rebuild_from_type_v2  # calls what it is given
+
 # What executes `touch SENTINEL` when it is unpickled, and the word by which it is refused.
 MALICIOUS = {
-    "system": (lambda s: Payload(os.system, f"touch {s}"), "system, which no model of Ultralytics needs"),
-    "eval": (lambda s: Payload(eval, f"__import__('pathlib').Path({str(s)!r}).touch()"), "eval, which no model"),
+    "system": (lambda s: Payload(os.system, f"touch {s}"), "names posix.system"),
+    "eval": (lambda s: Payload(eval, f"__import__('pathlib').Path({str(s)!r}).touch()"), "names builtins.eval"),
     "method": (lambda s: Payload(Path.touch, Path(s)), "names pathlib.Path"),
-    "attribute": (lambda s: Payload(Payload(getattr, Path(s), "touch")), "getattr of touch"),
+    "attribute": (lambda s: Payload(Payload(getattr, Path(s), "touch")), "name='touch'"),
     "model from a YAML": (lambda s: Payload(DetectionModel, _yaml(s)), "calls DetectionModel"),
+    "PyTorch's own function": (lambda s: Payload(REBUILD, os.system, int, (f"touch {s}",), None), REBUILD.__name__),
     "module within a model": (lambda s: Payload(nn.Sequential, Payload(os.system, f"touch {s}")), "system"),
 }
 
@@ -211,6 +214,30 @@ def test_nothing_is_executed(case, good, tmp_path):
     assert sentinel.exists(), "the payload is none"
 
 
+# What would run when the model is used or copied, in place of its own methods.
+HIDDEN = {
+    "method": (lambda m: m.__dict__.update(forward=nn.Identity()), "forward of a Conv2d"),
+    "method by another's": (lambda m: m.__dict__.update(forward=nn.Identity().forward), "forward of a Conv2d"),
+    "special method": (lambda m: m.__dict__.update(__deepcopy__=nn.Identity()), "__deepcopy__ of a Conv2d"),
+    "state": (lambda m: m.__dict__.update(__setstate__=nn.Identity()), "__setstate__ of a Conv2d"),
+    "hook": (lambda m: m.register_forward_hook(nn.Identity()), "_forward_hooks of a Conv2d"),
+    "hook before": (lambda m: m.register_forward_pre_hook(nn.Identity()), "_forward_pre_hooks of a Conv2d"),
+    "function": (lambda m: m.__dict__.update(x=torch._utils._rebuild_tensor_v2), "as data"),
+    "class": (lambda m: m.__dict__.update(x=DetectionModel), "as data"),
+    "parameter": (lambda m: m._parameters.update(bias=nn.Identity()), "_parameters of a Conv2d"),
+    "module": (lambda m: m._modules.update(x=3), "_modules of a Conv2d"),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_no_attribute_hides_a_method(case, good, tmp_path):
+    hide, word = HIDDEN[case]
+    ckpt = torch.load(good, weights_only=False)
+    hide(ckpt["model"].model[0].conv)
+    torch.save(ckpt, tmp_path / "bad.pt")
+    refused(tmp_path / "bad.pt", tmp_path, word)
+
+
 def test_trust(good, tmp_path):
     """What is harmless and unknown is converted on demand."""
     path, dst = tmp_path / "odd.pt", tmp_path / "dst.pt"
@@ -239,8 +266,24 @@ def test_what_the_process_allows_elsewhere_is_not_allowed_here(good, tmp_path):
         with pytest.raises(CheckpointError, match=r"fractions\.Fraction"):
             read(path)
         assert set(torch.serialization.get_safe_globals()) == set(before)
-    read(good)
-    assert fractions.Fraction not in torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([(DetectionModel, "ultralytics.nn.tasks.DetectionModel")]):
+        assert type(read(good)["model"]) is DetectionModel  # made by us, not by what is allowed
+        assert len(torch.serialization.get_safe_globals()) == len(before)
+    assert set(torch.serialization.get_safe_globals()) == set(before[:-1])
+
+
+def test_other_loads_of_the_process_go_on(good, tmp_path, monkeypatch):
+    torch.save(fractions.Fraction(1, 2), tmp_path / "other.pt")
+    load, others = torch.load, []
+
+    def load_both(*args, **kwargs):
+        others.append(load(tmp_path / "other.pt", weights_only=True))
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", load_both)
+    with torch.serialization.safe_globals([fractions.Fraction]):
+        read(good)
+    assert others == [fractions.Fraction(1, 2)]
 
 
 def test_all_that_trainings_leave_in_a_checkpoint(good, tmp_path):
@@ -289,6 +332,7 @@ def test_destinations(good, tmp_path):
     assert "make its folder" in error(tmp_path / "missing/dst.pt")
     (tmp_path / "folder.pt").mkdir()
     assert "is a folder" in error(tmp_path / "folder.pt")
+    assert "File name too long" in error(tmp_path / f"{'x' * 300}.pt")
     src, link = tmp_path / "src.pt", tmp_path / "link.pt"
     src.write_bytes(good.read_bytes())
     link.symlink_to(src)
@@ -298,10 +342,22 @@ def test_destinations(good, tmp_path):
     done = yolov12("convert", src, src, "--to", "stock", "--force", "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)["stock"]["trains"]
     assert read(src)["model"].model[6].m[0][0].attn.qkv
+    (tmp_path / "target.pt").write_bytes(b"old")
+    link.unlink()
+    link.symlink_to("target.pt")
+    assert yolov12("convert", good, link, "--to", "plugin").exit_code == 0
+    assert link.is_symlink() and read(tmp_path / "target.pt")  # a link is followed
+    (tmp_path / "target.pt").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.pt", "link.pt", "src.pt"]
     with pytest.raises(ValueError, match="to='fork' must be 'plugin' or 'stock'"):
         convert(good, tmp_path / "dst.pt", to="fork")
     assert yolov12("convert", good, "dst.pt", "--to", "fork").exit_code == 2
+
+
+def test_paths_are_quoted(good, tmp_path):
+    path = tmp_path / "my best é.pt"
+    path.write_bytes(good.read_bytes())
+    assert f"yolov12 convert '{path}' NEW.pt --to stock" in yolov12("doctor", path).stdout
 
 
 def test_a_disk_that_is_full(good, tmp_path, run):

@@ -1,5 +1,6 @@
 """The authors' weights by name, from a server on this machine."""
 
+import json
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,7 +52,7 @@ def folder(tmp_path, monkeypatch, server):
     """Ultralytics' weights folder; the working directory is another."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(weights, "SETTINGS", {"weights_dir": tmp_path / "weights"})
+    monkeypatch.setattr(weights, "SETTINGS", {"weights_dir": tmp_path / "weights"})  # it does not exist yet
     monkeypatch.setenv("YOLO12_WEIGHTS_URL", server.url)
     return tmp_path / "weights"
 
@@ -90,6 +91,7 @@ def test_a_file_that_is_there_is_taken(server, folder, checkpoint):
     (folder / "yolov12s.pt").write_bytes(b"kept")
     assert weights.find("yolov12n.pt") == "yolov12n.pt"
     assert weights.find("yolov12s.pt") == str(folder / "yolov12s.pt")
+    Path("sub").mkdir()
     assert weights.find("sub/yolov12n.pt") == "sub/yolov12n.pt"  # a path is where it goes
     assert Path("sub/yolov12n.pt").read_bytes() == checkpoint and server.asked == ["/v1.0/yolov12n.pt"]
 
@@ -102,6 +104,24 @@ def test_a_file_that_is_there_is_taken(server, folder, checkpoint):
 def test_other_names_are_left_to_ultralytics(name, server, folder):
     assert weights.find(name) == name
     assert not server.asked and not folder.exists()
+
+
+def test_a_folder_that_is_not_there_is_a_mistake(server, folder):
+    with pytest.raises(FileNotFoundError, match="nor does its folder"):
+        weights.find("runs/trian/yolov12n.pt")
+    assert not server.asked and not list(Path().iterdir())
+
+
+def test_home(server, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights.find("~/yolov12n.pt") == str(tmp_path / "yolov12n.pt") and not list(Path().iterdir())
+
+
+def test_json_is_clean_beside_a_download(run, tmp_path, server):
+    yolov12 = Path(sys.executable).with_name("yolov12")
+    env = dict(YOLO12_WEIGHTS_URL=server.url, YOLO_CONFIG_DIR=str(tmp_path / "config"))
+    assert json.loads(run([yolov12, "doctor", "yolov12n-turbo.pt", "--json"], **env).stdout)["release"] == "turbo"
+    assert server.asked == ["/turbo/yolov12n.pt"]
 
 
 @pytest.mark.parametrize("name", ["yolov12n-pose.pt", "yolov12x-obb.pt"])
@@ -190,7 +210,7 @@ def test_the_stock_command(run, tmp_path, server):
     train = [yolo, "train", "model=yolov12n-turbo.yaml", "pretrained=yolov12n-turbo.pt", "data=shapes.yaml", "epochs=1",
              "imgsz=32", "device=cpu", "workers=0", "plots=False", "val=False", f"project={tmp_path}"]  # fmt: skip
     out = run(train, **settings)
-    assert "of 739 tensors are from yolov12n-turbo.pt. Not taken over: model.21.cv3" in out.stdout
+    assert "items from pretrained weights (yolov12n-turbo.pt). " in out.stdout and "/739" in out.stdout
     assert server.asked == ["/turbo/yolov12n.pt"] and (tmp_path / "weights/yolov12n-turbo.pt").is_file()
     server.answers = ["404"]
     failed = run([yolo, "predict", "model=yolov12s-turbo.pt", "device=cpu"], check=False, **settings)

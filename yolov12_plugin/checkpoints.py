@@ -13,7 +13,16 @@ import yaml
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12_plugin.layouts import attention_blocks, common, describe_in_yaml, differences, structure, to_stock
+from yolov12_plugin.layouts import (
+    attention_blocks,
+    common,
+    describe_in_yaml,
+    differences,
+    structure,
+    task_of,
+    to_stock,
+)
+from yolov12_plugin.models import release_of
 from yolov12_plugin.names import CFG
 from yolov12_plugin.nn.modules import CHECKPOINT_MODULE, A2C2f, AAttn
 from yolov12_plugin.nn.options import scale_of
@@ -21,8 +30,6 @@ from yolov12_plugin.safe_load import CheckpointError, models_of, read
 from yolov12_plugin.weights import find
 
 LOGGER = logging.getLogger("ultralytics")
-
-TASKS = {"Detect": "detect", "Segment": "segment", "Classify": "classify", "Pose": "pose", "OBB": "obb"}
 
 OLD_GROUPS = ["bias", "weight", "bn"]  # of the optimizers of Ultralytics up to 8.3
 
@@ -64,11 +71,14 @@ def _order_of_groups() -> list[str]:
     disabled, LOGGER.disabled = LOGGER.disabled, True  # it prints what it makes
     try:
         groups = trainer.build_optimizer(None, conv, "SGD").param_groups
-        return [names[id(group["params"][0])] for group in groups]
-    except Exception:  # a trainer that works otherwise: it gets what was saved
-        return []
+        order, why = [names[id(group["params"][0])] for group in groups], ""
+    except Exception as e:  # a trainer that is made otherwise gets what was saved
+        order, why = [], f"{type(e).__name__}: {e}"
     finally:
         LOGGER.disabled = disabled
+    if why:
+        LOGGER.warning(f"yolov12-plugin: this Ultralytics' parameter groups are of unknown order ({why})")
+    return order
 
 
 def inspect(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
@@ -91,13 +101,13 @@ def _describe(model: Any, ckpt: dict[str, Any]) -> dict[str, Any]:
     blocks = attention_blocks(model)
     found = [structure(block) for block in blocks.values()]
     first, width, depth = found[0], *_size(model, blocks)
-    task = TASKS.get(type(model.model[-1]).__name__, type(model.model[-1]).__name__)
+    task = task_of(model)
     with (CFG / "models/yolov12.yaml").open(encoding="utf-8") as file:
         scales = yaml.safe_load(file)["scales"]
     standard = [scale for scale, (d, w, _) in scales.items() if (d, w) == (depth, width)]
     turbo = not first["qkv_fused"] or any(m.conv.groups > 1 for m in model.model[:5] if isinstance(m, Conv))
     return {
-        "release": {"segment": "seg", "classify": "cls"}.get(task, "turbo") if turbo else "v1.0",
+        "release": release_of(task, turbo),
         "task": task,
         "scale": standard[0] if standard else scale_of(model.yaml).lower(),
         "width": width,
@@ -197,7 +207,7 @@ def convert(
         else:
             try:
                 more, named = to_stock(model)
-            except ValueError as e:
+            except (LookupError, TypeError, ValueError) as e:
                 raise CheckpointError(f"{src} has no exact form on stock Ultralytics: {e}") from e
             changes += more
         if getattr(model, "criterion", None) is not None:
@@ -264,6 +274,7 @@ def _outputs(model: Any, path: Path) -> list[Tensor]:
 
 def _write(ckpt: dict[str, Any], path: Path) -> None:
     """Save a checkpoint whole, or leave what was there."""
+    path = path.resolve()  # a link is followed
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         with part.open("xb") as file:
@@ -271,7 +282,7 @@ def _write(ckpt: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, RuntimeError) as e:  # PyTorch's writer raises RuntimeError on a full disk
+    except Exception as e:  # of the disk, as RuntimeError from PyTorch's writer, or of what cannot be pickled
         raise CheckpointError(f"{path} cannot be written ({' '.join(str(e).split())}); it is as it was") from e
     finally:
         part.unlink(missing_ok=True)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from enum import Enum
 from typing import Annotated, Any
 
@@ -26,12 +28,16 @@ Trust = Annotated[bool, typer.Option("--trust", help="Execute what the file carr
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End with exit code 2 and one line on the standard error where a file is not what was asked for."""
+    """End with exit code 2 and one line on the standard error where a file is not what was asked for.
+
+    The progress of a download goes there too: the standard output is for tables.
+    """
     from yolov12_plugin.safe_load import CheckpointError
 
     try:
-        yield
-    except (CheckpointError, FileNotFoundError) as e:
+        with redirect_stdout(sys.stderr):
+            yield
+    except (CheckpointError, OSError) as e:
         typer.echo(f"Error: {e}", err=True)
         raise typer.Exit(2) from e
 
@@ -84,7 +90,7 @@ def show_checkpoint(checkpoint: str, trust: bool, as_json: bool) -> None:
     table.add_row("on stock Ultralytics", on_stock(stock))
     Console().print(table)
     if not stock["trains"] and not layout["fused"]:
-        typer.echo(f"For stock Ultralytics: yolov12 convert {checkpoint} NEW.pt --to stock")
+        typer.echo(f"For stock Ultralytics: yolov12 convert {shlex.quote(checkpoint)} NEW.pt --to stock")
 
 
 def on_stock(stock: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import shlex
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
+from yolov12_plugin.models import release_of
 from yolov12_plugin.nn.modules import A2C2f, AAttn
 from yolov12_plugin.nn.options import built, scale_of
 
@@ -25,6 +28,12 @@ def attention_blocks(model: Any) -> dict[int, A2C2f]:
     """The R-ELAN blocks with area attention of an Ultralytics model, by layer."""
     layers = model.model if isinstance(getattr(model, "model", None), nn.Sequential) else ()
     return {i: m for i, m in enumerate(layers) if isinstance(m, A2C2f) and isinstance(m.m[0], nn.Sequential)}
+
+
+def task_of(model: Any) -> str:
+    """Ultralytics' task of a model, by its head."""
+    head = type(model.model[-1]).__name__
+    return {"Segment": "segment", "Classify": "classify", "Pose": "pose", "OBB": "obb"}.get(head, "detect")
 
 
 def structure(block: A2C2f) -> dict[str, Any]:
@@ -190,8 +199,9 @@ def _written_out(d: dict[str, Any], rows: dict[int, dict[str, Any]], blocks: dic
     """A model YAML whose rows give every option, at a scale of which stock's parser knows no rule of its own."""
     d, scale = deepcopy(d), scale_of(d)
     if scale in ("l", "x"):
-        d["scales"][scale.upper()] = d["scales"][scale]
         d["scale"] = scale.upper()
+        if d.get("scales"):
+            d["scales"][scale.upper()] = d["scales"][scale]
     for i, (_, _, name, args) in enumerate([*d["backbone"], *d["head"]]):
         if name == "C3k2" and scale in ("l", "x"):
             args[1:2] = [True]  # the parser's rule for M, L and X
@@ -261,10 +271,9 @@ def transfer(source: Any, target: Any) -> tuple[Any, list[str]]:
             changes.append(f"{groups} groups to 1")
 
     misfits = _misfits(source, target)
-    learned = {name for name, p in target.named_parameters() if p.requires_grad}
-    if learned <= misfits.keys():
-        raise ValueError(_refusal(source, target, "no learned tensor has the name and the shape of one there"))
-    if other_release and _same_scale(pairs) and (body := _of_body(misfits, target)):
+    if {name for name, _ in target.named_parameters() if ".dfl." not in name} <= misfits.keys():  # DFL's is a constant
+        raise ValueError(_refusal(source, target, "no weight has the name and the shape of one there"))
+    if other_release and _same_scale(pairs) and (body := _of_body(misfits, source, target)):
         raise ValueError(_refusal(source, target, f"{body[0]} {misfits[body[0]]}"))
     return source, list(dict.fromkeys(changes))
 
@@ -273,9 +282,11 @@ def _same_scale(pairs: Iterable[tuple[str, AAttn, AAttn]]) -> bool:
     return all(theirs.all_head_dim == ours.all_head_dim for _, theirs, ours in pairs)
 
 
-def _of_body(keys: Iterable[str], target: Any) -> list[str]:
-    """The tensors that are not of the head, which differs by task and classes."""
-    return [key for key in keys if key.startswith("model.") and not key.startswith(f"model.{len(target.model) - 1}.")]
+def _of_body(keys: Iterable[str], source: Any, target: Any) -> list[str]:
+    """The tensors of the layers that both have before a head, which differs by task and classes."""
+    layers = min(len(source.model), len(target.model)) - 1
+    body = tuple(f"model.{i}." for i in range(layers))
+    return [key for key in keys if key.startswith(body)]
 
 
 def _pairs(source: Any, target: Any, kind: type) -> Iterator[tuple[str, Any, Any]]:
@@ -304,18 +315,24 @@ def _misfits(source: Any, target: Any) -> dict[str, str]:
     return misfits
 
 
-def report_transfer(source: Any, target: Any, changes: list[str]) -> None:
-    """Say, beside Ultralytics' own count, what was converted and which tensors were not taken over, and why."""
-    misfits = _misfits(source, target)
-    if not (misfits or changes):
-        return
-    want = target.state_dict().keys()
-    line = f"yolov12-plugin: {len(want - misfits.keys())} of {len(want)} tensors are from {_name(source)}"
+@contextmanager
+def reported(source: Any, target: Any, changes: list[str]) -> Iterator[None]:
+    """Say in one line how many tensors of a checkpoint a model took over, which it did not, and why."""
+    tensors = target.state_dict()
+    before = {key: tensors[key].clone() for key in _misfits(source, target) if key in tensors}
+    yield
+    misfits, now = _misfits(source, target), target.state_dict()
+    # Ultralytics copies the rows of like-named classes, and of a first convolution what it can use.
+    partly = {k: k for k in misfits if k in before and before[k].shape == now[k].shape and not before[k].equal(now[k])}
+    missed = {key: why for key, why in misfits.items() if key not in partly}
+    line = f"Transferred {len(now.keys() - misfits.keys())}/{len(now)} items from pretrained weights ({_name(source)})"
     if changes:
         line += f", converted exactly ({', '.join(changes)})"
-    if misfits:
-        line += f". Not taken over: {_grouped(misfits)}"
-    loss = _same_head(source, target) and _of_body(misfits, target)
+    if partly:
+        line += f". In part: {_grouped(dict.fromkeys(partly, 'rows that fit'))}"
+    if missed:
+        line += f". Not taken over: {_grouped(missed)}"
+    loss = _same_head(source, target) and _of_body(missed, source, target)
     if not any(isinstance(m, nn.BatchNorm2d) for m in source.modules()):
         line += ". The checkpoint is fused: give the one that it was fused from"
     elif loss and (pairs := list(_pairs(source, target, AAttn))) and _same_scale(pairs):
@@ -345,16 +362,16 @@ def _grouped(misfits: dict[str, str]) -> str:
 
 
 def _refusal(source: Any, target: Any, why: str) -> str:
-    return f"{_name(source)} cannot be loaded into {_yaml(target)}: {why}. What does it: {_command(source, target)}"
+    way = "Train it in its own layout" if _same_head(source, target) else "Start from weights of that layout"
+    return f"{_name(source)} cannot be loaded into {_yaml(target)}: {why}. {way}: {_command(source, target)}"
 
 
 def _command(source: Any, target: Any) -> str:
-    """The command that trains a checkpoint for the task of `target`, without loss."""
     if _same_head(source, target):
-        return f"yolo train model={getattr(source, 'pt_path', None) or 'CHECKPOINT'}"
-    suffix = {"Segment": "-seg", "Classify": "-cls"}.get(type(target.model[-1]).__name__, "-turbo")
-    if structure(next(iter(attention_blocks(target).values())))["qkv_fused"]:
-        suffix = ""
+        return f"yolo train model={shlex.quote(str(getattr(source, 'pt_path', None) or 'CHECKPOINT'))}"
+    blocks = attention_blocks(target).values()
+    release = release_of(task_of(target), turbo=not structure(next(iter(blocks)))["qkv_fused"])
+    suffix = "" if release == "v1.0" else f"-{release}"
     return f"yolo train model={_yaml(target)} pretrained=yolov12{scale_of(target.yaml)}{suffix}.pt"
 
 

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 RELEASES = "https://github.com/sunsmarterjie/yolov12/releases/download"
 
 
+def release_of(task: str, turbo: bool) -> str:
+    """The authors' release that has the models of a task in its layout."""
+    return {"segment": "seg", "classify": "cls"}.get(task, "turbo") if turbo else "v1.0"
+
+
 @dataclass(frozen=True)
 class Model:
     """A model that the plugin's YAMLs build.

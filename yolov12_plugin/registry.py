@@ -1,5 +1,6 @@
 """The whole contact with Ultralytics: what the plugin replaces, by what, and why."""
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -124,15 +125,14 @@ def load_other_layouts(stock: Callable) -> Callable:
 
     @functools.wraps(stock)
     def load(self, weights, verbose=True):
-        from yolov12_plugin.layouts import attention_blocks, report_transfer, transfer
+        from yolov12_plugin.layouts import attention_blocks, reported, transfer
 
         source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
         if not (attention_blocks(self) and hasattr(source, "model")):
             return stock(self, weights, verbose)
         source, changes = transfer(source, self)
-        stock(self, source, verbose)
-        if verbose:
-            report_transfer(source, self, changes)
+        with reported(source, self, changes) if verbose else contextlib.nullcontext():
+            stock(self, source, verbose=False)
 
     return load
 

@@ -4,11 +4,14 @@ import enum
 import importlib
 import os
 import pickle
+import pickletools
+import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,46 +25,55 @@ class CheckpointError(ValueError):
     """A file that is not what is asked for; the message says in one line what is wrong and what to do."""
 
 
-# What a checkpoint may name: the classes of these packages ...
-PACKAGES = (
-    "torch.nn.modules",
-    "torchvision.transforms.transforms",  # of classification
-    "ultralytics.nn.modules",
-    "ultralytics.nn.tasks",
-    "ultralytics.utils.loss",  # Ultralytics leaves the loss in a checkpoint that a training may resume from
-    "ultralytics.utils.tal",
+# What a checkpoint may name: the modules, losses and transforms that it holds objects of ...
+MODULES = ("torch.nn.modules.", "ultralytics.nn.modules.", "ultralytics.nn.tasks.")
+CLASSES = (
+    "ultralytics.utils.loss.",  # Ultralytics leaves the loss in a checkpoint that a training may resume from
+    "ultralytics.utils.tal.",
+    *(f"torchvision.transforms.transforms.{name}" for name in ("CenterCrop", "Compose", "Normalize", "Resize")),
+    "torchvision.transforms.transforms.ToTensor",
 )
+# ... of what PyTorch allows, that which makes plain tensors and containers: other functions call what they get ...
+PLAIN = {
+    "_codecs.encode",
+    "builtins.set",
+    "collections.OrderedDict",
+    "torch.Size",
+    "torch.device",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+}
 
 
-def _forward(obj: Any, name: str) -> Any:
-    """The `getattr` of checkpoints: fused modules store their own forward method, transforms their mode."""
-    if isinstance(obj, nn.Module) and name in ("forward", "forward_fuse"):
-        return getattr(type(obj), name).__get__(obj)
-    if isinstance(obj, type) and issubclass(obj, enum.Enum) and name in obj.__members__:
-        return obj[name]
-    raise pickle.UnpicklingError(f"getattr of {name}")
+class Attribute(NamedTuple):
+    """A `getattr` of a checkpoint: fused modules store their own forward method, transforms a member of an enum."""
+
+    of: Any
+    name: str
 
 
 _scalar = np.float64(0).__reduce__()[0]
 # ... and this data.
 DATA = {
-    "builtins.getattr": _forward,
-    "ultralytics.utils.IterableSimpleNamespace": IterableSimpleNamespace,
+    "builtins.getattr": Attribute,
     **{f"{m}.{name}": Path for m in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")},
     "numpy.dtype": np.dtype,
     **{f"{m}.multiarray.scalar": _scalar for m in ("numpy.core", "numpy._core")},
     **{f"numpy.dtypes.{t.__name__}": t for t in (type(np.dtype(code)) for code in "?ilqfd")},
 }
 
+_lock = threading.Lock()
+
 
 def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
     """The checkpoint in a file, of which nothing is executed unless `trust`; its tensors on the CPU.
 
-    It may name the classes of Ultralytics and PyTorch that checkpoints hold, and can call neither them nor anything
-    else.
+    The file is read as data: what stands for an object holds its class and its state, and can do nothing. Objects are
+    made of it, without their constructors, when all of it is known: classes of Ultralytics and PyTorch whose attributes
+    hide no method and hold no function.
 
     Raises:
-        CheckpointError: the file is no checkpoint of Ultralytics, or names something else.
+        CheckpointError: the file is no checkpoint of Ultralytics, or holds something else.
     """
     path = Path(path)
     try:
@@ -69,17 +81,21 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
         if trust:
             ckpt = torch.load(path, map_location="cpu", weights_only=False)
         else:
-            with _only_known_globals(path):
+            with _lock, _stand_ins(path) as classes:
                 ckpt = torch.load(path, map_location="cpu", weights_only=True)
+            ckpt = _Builder(classes).build(ckpt)
     except CheckpointError:
         raise
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be opened ({e.strerror or e}): check the path") from e
     except ModuleNotFoundError as e:
         raise CheckpointError(f"{path} needs the module {e.name!r}, which is not installed") from e
     except Exception as e:  # whatever a damaged or forged file leads to
         why = next(iter(str(e).rpartition("WeightsUnpickler error: ")[2].strip().splitlines()), type(e).__name__)
         if isinstance(e, pickle.UnpicklingError) and not trust:
             raise CheckpointError(
-                f"{path} does what no checkpoint of Ultralytics does ({why}), and was not executed; {_TRUST}"
+                f"{path} holds what no checkpoint of Ultralytics holds ({why}), and was not executed; --trust "
+                "(trust=True) would, so give it only if you know who made the file"
             ) from e
         raise CheckpointError(f"{path} cannot be read ({why}): download or copy it again") from e
     _check_contents(ckpt, path)
@@ -89,9 +105,6 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
 def models_of(ckpt: dict[str, Any]) -> list[nn.Module]:
     """The models of a checkpoint, the averaged one first, as Ultralytics prefers it."""
     return [m for key in ("ema", "model") if isinstance(m := ckpt.get(key), nn.Module)]
-
-
-_TRUST = "--trust (trust=True) would, so give it only if you know who made the file"
 
 
 def _check_archive(path: Path) -> None:
@@ -111,7 +124,7 @@ def _check_archive(path: Path) -> None:
         elif head.startswith(b"version https://git-lfs"):
             raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull`")
         else:
-            what = "is no checkpoint of PyTorch (no zip archive)"
+            raise CheckpointError(f"{path} is no checkpoint of PyTorch (no zip archive): give a .pt file of weights")
         raise CheckpointError(f"{path} {what}: download or copy it again")
     with zipfile.ZipFile(path) as archive:
         files = {name.partition("/")[2] for name in archive.namelist()}
@@ -140,32 +153,61 @@ def _check_contents(ckpt: Any, path: Path) -> None:
 
 
 @contextmanager
-def _only_known_globals(path: Path) -> Iterator[None]:
-    """Let `torch.load(weights_only=True)` see what is known here, and nothing that the process allowed elsewhere."""
+def _stand_ins(path: Path) -> Iterator[dict[type, type]]:
+    """Let `torch.load(weights_only=True)` make a stand-in of every object; yields stand-in -> class.
+
+    Raises:
+        UnpicklingError: the file names what no checkpoint needs.
+    """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise CheckpointError(
             f"reading {path} without executing it needs PyTorch 2.6 or later, not {torch.__version__}: update it, or "
             "give --trust (trust=True)"
         )
+    names = _globals(path)
+    if unknown := sorted(name for name in names if not _is_plain(name) and _known(name) is None):
+        raise pickle.UnpicklingError(f"it names {', '.join(unknown[:3])}")
+    if "numpy.dtype" in names:
+        names |= {name for name in DATA if name.startswith("numpy.dtypes.")}
+    classes: dict[type, type] = {}
+    allowed: list[Any] = []
+    for name in names:
+        obj = _known(name)
+        if isinstance(obj, type) and name not in DATA and not issubclass(obj, enum.Enum):
+            stand_in = _StandIn(obj.__name__, (), {"__slots__": ("state",), "__setstate__": _keep})
+            classes[stand_in] = obj
+            obj = stand_in
+        if obj is not None:
+            allowed.append((obj, name))
+    # Ultralytics, for one, allows its classes for the rest of the process where ULTRALYTICS_SAFE_LOAD is set.
     before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        known = {name: _known(name) for name in named}
-        if unknown := sorted(name for name, obj in known.items() if obj is None):
-            raise CheckpointError(
-                f"{path} names {', '.join(unknown[:3])}, which no model of Ultralytics needs, and was not executed; "
-                f"{_TRUST}"
-            )
-        if "numpy.dtype" in known:
-            known.update((name, obj) for name, obj in DATA.items() if name.startswith("numpy.dtypes."))
-        # The classes themselves, whose objects may be filled, are there under names that no pickle holds.
-        known.update((f"{name} filled", obj.cls) for name, obj in list(known.items()) if isinstance(obj, _Fillable))
-        torch.serialization.add_safe_globals([(obj, name) for name, obj in known.items()])
-        yield
-    finally:
+    if any(_name(entry) in names for entry in before):
         torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals([entry for entry in before if _name(entry) not in names])
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield classes
+    finally:
         torch.serialization.add_safe_globals(before)
+
+
+def _globals(path: Path) -> set[str]:
+    with zipfile.ZipFile(path) as archive:
+        data = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+    pairs = (str(text).partition(" ") for opcode, text, _ in pickletools.genops(data) if opcode.name == "GLOBAL")
+    return {f"{'builtins' if module == '__builtin__' else module}.{name}" for module, _, name in pairs}
+
+
+def _name(entry: Any) -> str:
+    return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
+
+
+def _is_plain(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    of_torch = module == "torch" and (
+        attribute.endswith("Storage") or isinstance(getattr(torch, attribute, None), torch.dtype)
+    )
+    return of_torch or name in PLAIN
 
 
 def _known(name: str) -> Any:
@@ -173,30 +215,86 @@ def _known(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     if name in DATA:
         return DATA[name]
-    if module == CHECKPOINT_MODULE and attribute in (own := {c.__name__: c for c in (AAttn, ABlock, A2C2f)}):
-        return _fillable(own[attribute])
+    if name == "ultralytics.utils.IterableSimpleNamespace":
+        return IterableSimpleNamespace
     if name == "torchvision.transforms.functional.InterpolationMode":
-        return importlib.import_module("torchvision.transforms.functional").InterpolationMode
-    if not f"{module}.".startswith(tuple(f"{package}." for package in PACKAGES)):
+        return importlib.import_module(module).InterpolationMode
+    if module == CHECKPOINT_MODULE and attribute in (own := {c.__name__: c for c in (AAttn, ABlock, A2C2f)}):
+        return own[attribute]
+    if not name.startswith((*MODULES, *CLASSES)):
         return None
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError:
         return None
-    return _fillable(found) if isinstance(found, type) and found.__module__ == module else None
+    if not isinstance(found, type) or found.__module__ != module:
+        return None
+    return found if name.startswith(CLASSES) or issubclass(found, nn.Module) else None
 
 
-class _Fillable(type):
-    """The kind of what stands for a class: a pickle may make an empty object of the class, not call it.
+class _StandIn(type):
+    """The kind of what stands for a class: an object of it keeps its state, and its constructor is not there."""
 
-    A model's constructor evaluates strings of the YAML that it is given.
-    """
-
-    cls: type
-
-    def __call__(cls, *args, **kwargs):
-        raise pickle.UnpicklingError(f"it calls {cls.__name__}")
+    def __call__(cls: Any, *args: Any) -> Any:
+        if args:
+            raise pickle.UnpicklingError(f"it calls {cls.__name__}")
+        return cls.__new__(cls)
 
 
-def _fillable(cls: Any) -> _Fillable:
-    return _Fillable(cls.__name__, (), {"__new__": lambda _, *args: cls.__new__(cls, *args), "cls": cls})
+def _keep(self: Any, state: Any) -> None:
+    self.state = state
+
+
+class _Builder:
+    """Makes the objects that stand-ins stand for, and refuses what could run when they are used."""
+
+    def __init__(self, classes: dict[type, type]):
+        self.classes = classes
+        self.built: dict[int, Any] = {}  # by the identity of what stands for it
+
+    def build(self, x: Any) -> Any:
+        if id(x) in self.built:
+            return self.built[id(x)]
+        kind = type(x)
+        if kind in self.classes:
+            return self._object(x, self.classes[kind])
+        if kind in (dict, OrderedDict):
+            new = self.built[id(x)] = kind()
+            new.update((self.build(key), self.build(value)) for key, value in x.items())
+            return new
+        if kind is list:
+            items = self.built[id(x)] = []
+            items += map(self.build, x)
+            return items
+        if kind in (tuple, set):
+            return kind(map(self.build, x))
+        if kind is Attribute:
+            of = self.build(x.of)
+            if isinstance(of, nn.Module) and x.name in ("forward", "forward_fuse") and hasattr(type(of), x.name):
+                return getattr(type(of), x.name).__get__(of)
+            if isinstance(of, type) and issubclass(of, enum.Enum) and x.name in of.__members__:
+                return of[x.name]
+            raise pickle.UnpicklingError(f"getattr of {x.name}")
+        if callable(x) and not (isinstance(x, type) and issubclass(x, enum.Enum)):
+            raise pickle.UnpicklingError(f"{x!r} as data")
+        return x
+
+    def _object(self, x: Any, cls: Any) -> Any:
+        new = self.built[id(x)] = cls.__new__(cls)
+        state = self.build(getattr(x, "state", {}))
+        if not isinstance(state, dict):
+            raise pickle.UnpicklingError(f"a {cls.__name__} whose state is a {type(state).__name__}")
+        for key, value in state.items():
+            hides = callable(value) and hasattr(cls, key)
+            fused = key == "forward" and getattr(value, "__self__", None) is new
+            if key.startswith("__") or (hides and not fused) or ("hooks" in key and value):
+                raise pickle.UnpicklingError(f"{key} of a {cls.__name__}")
+        if issubclass(cls, nn.Module):
+            for key, kinds in ("_modules", nn.Module), ("_parameters", Tensor), ("_buffers", Tensor):
+                if any(not isinstance(value, (kinds, type(None))) for value in state.get(key, {}).values()):
+                    raise pickle.UnpicklingError(f"{key} of a {cls.__name__}")
+        if hasattr(cls, "__setstate__"):
+            new.__setstate__(state)
+        else:
+            new.__dict__.update(state)
+        return new

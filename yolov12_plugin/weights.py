@@ -22,7 +22,7 @@ def find(file: str | os.PathLike[str]) -> str:
         FileNotFoundError: nothing was released under this name, or its download failed; the message names the URL and
             where to put the file.
     """
-    path = Path(str(file).strip().replace("'", ""))  # as Ultralytics reads names
+    path = Path(str(file).strip().replace("'", "")).expanduser()  # as Ultralytics reads names
     model = MODELS.get(path.stem) if path.suffix == ".pt" else None
     if model is None or path.exists() or str(file).lower().startswith(("http:/", "https:/")):
         return str(file)
@@ -35,7 +35,11 @@ def find(file: str | os.PathLike[str]) -> str:
             f"train {model.yaml}"
         )
     # A bare name goes where every folder finds it, a path where it says.
-    path = path if path.parent.name else folder / path
+    if not path.parent.name:
+        path = folder / path
+        folder.mkdir(parents=True, exist_ok=True)
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} does not exist, nor does its folder: check the path")
     _download(f"{os.environ.get('YOLO12_WEIGHTS_URL', RELEASES).rstrip('/')}/{model.weights}", path)
     return str(path)
 
@@ -43,7 +47,6 @@ def find(file: str | os.PathLike[str]) -> str:
 def _download(url: str, path: Path) -> None:
     """Download by Ultralytics' own function; the file is there whole, or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
             part = Path(folder) / path.name
             safe_download(url, file=part.name, dir=part.parent)
