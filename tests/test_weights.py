@@ -118,8 +118,9 @@ def test_home(server, folder, tmp_path, monkeypatch):
 
 
 def test_json_is_clean_beside_a_download(run, tmp_path, server):
-    yolov12 = Path(sys.executable).with_name("yolov12")
+    yolo, yolov12 = (Path(sys.executable).with_name(name) for name in ("yolo", "yolov12"))
     env = dict(YOLO12_WEIGHTS_URL=server.url, YOLO_CONFIG_DIR=str(tmp_path / "config"))
+    run([yolo, "settings", f"weights_dir={tmp_path / 'weights'}"], **env)
     assert json.loads(run([yolov12, "doctor", "yolov12n-turbo.pt", "--json"], **env).stdout)["release"] == "turbo"
     assert server.asked == ["/turbo/yolov12n.pt"]
 

@@ -249,7 +249,8 @@ def _outputs(model: Any, path: Path) -> list[Tensor]:
             raise CheckpointError(
                 f"{path} is no YOLOv12 but a {type(model).__name__} without area attention: Ultralytics runs it as is"
             )
-        _size(model, blocks), differences(model, model.yaml)  # its YAML is that of the model
+        _size(model, blocks)  # its YAML is that of a model ...
+        differences(model, model.yaml)  # ... and of this one
         bad = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
         if bad:
             raise CheckpointError(

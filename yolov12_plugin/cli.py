@@ -96,7 +96,7 @@ def show_checkpoint(checkpoint: str, trust: bool, as_json: bool) -> None:
 def on_stock(stock: dict[str, Any]) -> str:
     if stock["trains"]:
         return "predicts, validates, exports and trains"
-    can = "predicts, validates and exports; does not train" if stock["predicts"] else "does not run"
+    can = "predicts, validates and exports; does not train it whole" if stock["predicts"] else "does not run"
     return f"{can}: {'; '.join(stock['why'])}"
 
 
