@@ -238,6 +238,26 @@ def test_no_attribute_hides_a_method(case, good, tmp_path):
     refused(tmp_path / "bad.pt", tmp_path, word)
 
 
+@pytest.mark.parametrize("evil_first", [False, True])
+def test_a_record_that_is_there_twice(evil_first, good, tmp_path):
+    """Readers of zip archives do not agree on which of the two counts: what is checked is what is read."""
+    bad, names = tmp_path / "evil.pt", (tmp_path / "bad.pt")
+    sentinel = tmp_path / "executed"
+    ckpt = torch.load(good, weights_only=False)
+    torch.save({**ckpt, "extra": Payload(os.system, f"touch {sentinel}")}, bad)
+    pickles = [zipfile.ZipFile(path).read(f"{path.stem}/data.pkl") for path in (good, bad)]
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(names, "w") as target, pytest.warns(UserWarning):
+        for info in source.infolist():
+            if not info.filename.endswith("data.pkl"):
+                target.writestr(info, source.read(info))
+        for data in reversed(pickles) if evil_first else pickles:
+            target.writestr("good/data.pkl", data)
+    bad.unlink()
+    with contextlib.suppress(CheckpointError):
+        read(names)
+    assert not sentinel.exists()
+
+
 def test_trust(good, tmp_path):
     """What is harmless and unknown is converted on demand."""
     path, dst = tmp_path / "odd.pt", tmp_path / "dst.pt"

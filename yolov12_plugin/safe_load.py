@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -81,8 +81,8 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
         if trust:
             ckpt = torch.load(path, map_location="cpu", weights_only=False)
         else:
-            with _lock, _stand_ins(path) as classes:
-                ckpt = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file, _lock, _stand_ins(file) as classes:
+                ckpt = torch.load(file, map_location="cpu", weights_only=True)
             ckpt = _Builder(classes).build(ckpt)
     except CheckpointError:
         raise
@@ -153,18 +153,18 @@ def _check_contents(ckpt: Any, path: Path) -> None:
 
 
 @contextmanager
-def _stand_ins(path: Path) -> Iterator[dict[type, type]]:
+def _stand_ins(file: BinaryIO) -> Iterator[dict[type, type]]:
     """Let `torch.load(weights_only=True)` make a stand-in of every object; yields stand-in -> class.
 
     Raises:
         UnpicklingError: the file names what no checkpoint needs.
     """
-    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # came with stand-ins under other names
         raise CheckpointError(
-            f"reading {path} without executing it needs PyTorch 2.6 or later, not {torch.__version__}: update it, or "
-            "give --trust (trust=True)"
+            f"reading {file.name} without executing it needs PyTorch 2.6 or later, not {torch.__version__}: update "
+            "it, or give --trust (trust=True)"
         )
-    names = _globals(path)
+    names = _globals(file)
     if unknown := sorted(name for name in names if not _is_plain(name) and _known(name) is None):
         raise pickle.UnpicklingError(f"it names {', '.join(unknown[:3])}")
     if "numpy.dtype" in names:
@@ -191,9 +191,10 @@ def _stand_ins(path: Path) -> Iterator[dict[type, type]]:
         torch.serialization.add_safe_globals(before)
 
 
-def _globals(path: Path) -> set[str]:
-    with zipfile.ZipFile(path) as archive:
-        data = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+def _globals(file: BinaryIO) -> set[str]:
+    # By PyTorch's own reader: another one may see another record in a forged archive.
+    data = torch._C.PyTorchFileReader(file).get_record("data.pkl")
+    file.seek(0)
     pairs = (str(text).partition(" ") for opcode, text, _ in pickletools.genops(data) if opcode.name == "GLOBAL")
     return {f"{'builtins' if module == '__builtin__' else module}.{name}" for module, _, name in pairs}
 
