@@ -90,6 +90,11 @@ def _set(tensor, index, value):
         tensor[index] = value
 
 
+def _rename(ckpt):
+    buffers = ckpt["model"]._buffers
+    buffers["a\nb"] = buffers.pop("a")
+
+
 def _without(ckpt, key):
     return {k: v for k, v in ckpt.items() if k != key}
 
@@ -133,6 +138,21 @@ CONTENTS = {
     "NaN": (
         _changed(lambda ckpt: _set(_attn(ckpt).v.conv.weight, 0, torch.nan)),
         "NaN or infinite values in 1 tensors, the first is model.6.m.0.0.attn.v.conv.weight",
+    ),
+    "classes that are none": (_changed(lambda ckpt: setattr(_model(ckpt), "names", 5)), "is incomplete"),
+    "odd name": (
+        _changed(lambda ckpt: _model(ckpt).register_buffer("a", torch.tensor(torch.nan)) or _rename(ckpt)),
+        "_buffers of a DetectionModel",
+    ),
+    "odd key": (lambda ckpt: {"a\nb\x1b[31m": 1}, "holds no model (only a?b?[31m)"),
+    "YAML that is evaluated": (
+        _changed(lambda ckpt: _model(ckpt).yaml.update(activation="__import__('os').getcwd() or nn.SiLU()")),
+        "has a YAML that would call __import__",
+    ),
+    "rows that are none": (_changed(lambda ckpt: _model(ckpt).yaml.update(head=[5])), "cannot be read"),
+    "YAML that calls": (
+        _changed(lambda ckpt: _model(ckpt).yaml["backbone"].append([-1, 1, "torch_safe_load", ["a.pt"]])),
+        "has a YAML that would call torch_safe_load",
     ),
     "infinite": (_changed(lambda ckpt: _set(_attn(ckpt).v.bn.running_var, 3, torch.inf)), "NaN or infinite"),
     "unknown class": (lambda ckpt: {**ckpt, "extra": fractions.Fraction(1, 2)}, "names fractions.Fraction"),
@@ -224,6 +244,8 @@ HIDDEN = {
     "hook before": (lambda m: m.register_forward_pre_hook(nn.Identity()), "_forward_pre_hooks of a Conv2d"),
     "function": (lambda m: m.__dict__.update(x=torch._utils._rebuild_tensor_v2), "as data"),
     "class": (lambda m: m.__dict__.update(x=DetectionModel), "as data"),
+    "special module": (lambda m: m._modules.update(__deepcopy__=nn.Identity()), "_modules of a Conv2d"),
+    "attribute of a tensor": (lambda m: setattr(m.weight, "x", 1), "_rebuild_parameter_with_state"),
     "parameter": (lambda m: m._parameters.update(bias=nn.Identity()), "_parameters of a Conv2d"),
     "module": (lambda m: m._modules.update(x=3), "_modules of a Conv2d"),
 }
@@ -236,6 +258,43 @@ def test_no_attribute_hides_a_method(case, good, tmp_path):
     hide(ckpt["model"].model[0].conv)
     torch.save(ckpt, tmp_path / "bad.pt")
     refused(tmp_path / "bad.pt", tmp_path, word)
+
+
+def test_an_archive_behind_another_pickle(good, tmp_path):
+    """`torch.load` goes by the first bytes, readers of zip archives by the last."""
+    import pickle
+
+    path, sentinel = tmp_path / "bad.pt", tmp_path / "executed"
+    legacy = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}]
+    parts = [pickle.dumps(part, protocol=2) for part in (*legacy, Payload(os.system, f"touch {sentinel}"), [])]
+    path.write_bytes(b"".join(parts) + good.read_bytes())
+    refused(path, tmp_path, "it begins with something else than the archive")
+    assert not sentinel.exists()
+
+
+def test_shared_tuples_are_built_once(good, tmp_path):
+    """A few bytes that would take for ever."""
+    shared = (1,)
+    for _ in range(60):
+        shared = (shared, shared)
+    torch.save({**torch.load(good, weights_only=False), "shared": shared}, tmp_path / "shared.pt")
+    found = read(tmp_path / "shared.pt")["shared"]
+    assert found[0] is found[1]
+
+
+def test_what_a_checkpoint_says_of_itself_is_no_markup(good, tmp_path):
+    for version in "[/x]", torch.ones(2):
+        torch.save({**torch.load(good, weights_only=False), "version": version}, tmp_path / "odd.pt")
+        assert yolov12("doctor", tmp_path / "odd.pt").exit_code == 0
+        assert json.loads(yolov12("doctor", tmp_path / "odd.pt", "--json").stdout)["ultralytics"] == str(version)
+
+
+@pytest.mark.parametrize("activation", ["nn.ReLU()", "torch.nn.LeakyReLU(0.1)", "nn.LeakyReLU(negative_slope=0.1)"])
+def test_activations_are_read(activation, good, tmp_path):
+    ckpt = torch.load(good, weights_only=False)
+    ckpt["model"].yaml["activation"] = activation
+    torch.save(ckpt, tmp_path / "relu.pt")
+    assert read(tmp_path / "relu.pt")["model"].yaml["activation"] == activation
 
 
 @pytest.mark.parametrize("evil_first", [False, True])

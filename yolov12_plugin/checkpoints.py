@@ -3,6 +3,8 @@
 import logging
 import os
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,8 @@ def inspect(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]
     ckpt = read(path, trust)
     model = models_of(ckpt)[0]
     _outputs(model, path)
-    return {"file": str(path), **_describe(model, ckpt)}
+    with _whole(path):
+        return {"file": str(path), **_describe(model, ckpt)}
 
 
 def _describe(model: Any, ckpt: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def _describe(model: Any, ckpt: dict[str, Any]) -> dict[str, Any]:
             "fused": _is_fused(model),
         },
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "ultralytics": ckpt.get("version"),
+        "ultralytics": str(ckpt.get("version")),
         "resumable": bool(ckpt.get("optimizer")),
         "stock": on_stock(model),
     }
@@ -223,8 +226,9 @@ def convert(
             if off > 1e-4 * was.abs().max().item():
                 raise CheckpointError(f"{src} is not converted: an output would differ by {off:.1e}; please report it")
         difference = max(difference, off)
+    with _whole(src):
+        done = {"file": str(dst), **_describe(models[0], ckpt), "changes": list(dict.fromkeys(changes))}
     _write(ckpt, dst)
-    done = {"file": str(dst), **_describe(models[0], ckpt), "changes": list(dict.fromkeys(changes))}
     note = (
         f"Stock's parser sets {', '.join(named)} otherwise, so the YAML within {dst} names it. Train there by "
         f"model={dst}; a YAML of stock with pretrained={dst} would lose it."
@@ -243,14 +247,13 @@ def _outputs(model: Any, path: Path) -> list[Tensor]:
         CheckpointError: it is not, or is no YOLOv12.
     """
     out: list[Any] = []
-    try:
+    with _whole(path):
         blocks = attention_blocks(model)
         if not blocks:
             raise CheckpointError(
                 f"{path} is no YOLOv12 but a {type(model).__name__} without area attention: Ultralytics runs it as is"
             )
-        _size(model, blocks)  # its YAML is that of a model ...
-        differences(model, model.yaml)  # ... and of this one
+        differences(model, model.yaml)  # raises where the YAML is that of another model
         bad = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
         if bad:
             raise CheckpointError(
@@ -263,14 +266,21 @@ def _outputs(model: Any, path: Path) -> list[Tensor]:
         image = torch.rand(1, _first_conv(net).in_channels, 64, 96, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             out.append(net(image))
+        while not isinstance(out[-1], Tensor):
+            out[-1] = out[-1][0]
+    return out
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of whatever a damaged model leads to that the file is damaged."""
+    try:
+        yield
     except CheckpointError:
         raise
-    except Exception as e:  # whatever a damaged model leads to
+    except Exception as e:
         why = " ".join(str(e).split()) or type(e).__name__
         raise CheckpointError(f"{path} is incomplete, or its tensors do not fit together ({why}): take another") from e
-    while not isinstance(out[-1], Tensor):
-        out[-1] = out[-1][0]
-    return out
 
 
 def _write(ckpt: dict[str, Any], path: Path) -> None:

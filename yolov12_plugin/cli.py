@@ -74,6 +74,7 @@ def doctor(
 
 def show_checkpoint(checkpoint: str, trust: bool, as_json: bool) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from yolov12_plugin.checkpoints import inspect
@@ -86,7 +87,7 @@ def show_checkpoint(checkpoint: str, trust: bool, as_json: bool) -> None:
     layout, stock = found.pop("layout"), found.pop("stock")
     table = Table(show_header=False)
     for key, value in {**found, **layout}.items():
-        table.add_row(key.replace("_", " "), f"{value:,}" if key == "parameters" else str(value))
+        table.add_row(key.replace("_", " "), f"{value:,}" if key == "parameters" else escape(str(value)))
     table.add_row("on stock Ultralytics", on_stock(stock))
     Console().print(table)
     if not stock["trains"] and not layout["fused"]:

@@ -5,6 +5,7 @@ import importlib
 import os
 import pickle
 import pickletools
+import re
 import threading
 import zipfile
 from collections import OrderedDict
@@ -23,6 +24,9 @@ from yolov12_plugin.nn.modules import CHECKPOINT_MODULE, A2C2f, AAttn, ABlock
 
 class CheckpointError(ValueError):
     """A file that is not what is asked for; the message says in one line what is wrong and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else "?" for c in message))  # a file may name its parts oddly
 
 
 # What a checkpoint may name: the modules, losses and transforms that it holds objects of ...
@@ -84,6 +88,10 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
             with path.open("rb") as file, _lock, _stand_ins(file) as classes:
                 ckpt = torch.load(file, map_location="cpu", weights_only=True)
             ckpt = _Builder(classes).build(ckpt)
+        _check_contents(ckpt, path)
+        if not trust:
+            for model in models_of(ckpt):
+                _check_yaml(getattr(model, "yaml", None), path)
     except CheckpointError:
         raise
     except OSError as e:
@@ -98,7 +106,6 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
                 "(trust=True) would, so give it only if you know who made the file"
             ) from e
         raise CheckpointError(f"{path} cannot be read ({why}): download or copy it again") from e
-    _check_contents(ckpt, path)
     return ckpt
 
 
@@ -152,6 +159,22 @@ def _check_contents(ckpt: Any, path: Path) -> None:
     raise CheckpointError(f"{path} holds no model (only {', '.join(map(str, ckpt)) or 'nothing'}): take another file")
 
 
+def _check_yaml(d: Any, path: Path) -> None:
+    """Ultralytics evaluates the activation of a model's YAML and calls what its rows name, when it builds the model."""
+    from ultralytics.nn import tasks
+
+    if not isinstance(d, dict):
+        return
+    activation = d.get("activation") or ""
+    names = [row[2] for part in ("backbone", "head") for row in d.get(part) or () if isinstance(row[2], str)]
+    called = [name for name in names if not isinstance(getattr(tasks, name, nn.Module), type)]
+    if called or not re.fullmatch(r"((torch\.)?nn\.\w+\([^()]*\))?", str(activation)):
+        raise CheckpointError(
+            f"{path} has a YAML that would call {(called or [activation])[0]}, and was not executed; --trust "
+            "(trust=True) would keep it, so give it only if you know who made the file"
+        )
+
+
 @contextmanager
 def _stand_ins(file: BinaryIO) -> Iterator[dict[type, type]]:
     """Let `torch.load(weights_only=True)` make a stand-in of every object; yields stand-in -> class.
@@ -192,7 +215,12 @@ def _stand_ins(file: BinaryIO) -> Iterator[dict[type, type]]:
 
 
 def _globals(file: BinaryIO) -> set[str]:
-    # By PyTorch's own reader: another one may see another record in a forged archive.
+    # As PyTorch reads it: what begins with another pickle is that pickle to `torch.load`, whatever archive follows, and
+    # of records that are there twice other readers may see the other.
+    begin = file.read(4)
+    file.seek(0)
+    if begin != b"PK\x03\x04":
+        raise pickle.UnpicklingError("it begins with something else than the archive")
     data = torch._C.PyTorchFileReader(file).get_record("data.pkl")
     file.seek(0)
     pairs = (str(text).partition(" ") for opcode, text, _ in pickletools.genops(data) if opcode.name == "GLOBAL")
@@ -268,7 +296,8 @@ class _Builder:
             items += map(self.build, x)
             return items
         if kind in (tuple, set):
-            return kind(map(self.build, x))
+            self.built[id(x)] = kind(map(self.build, x))
+            return self.built[id(x)]
         if kind is Attribute:
             of = self.build(x.of)
             if isinstance(of, nn.Module) and x.name in ("forward", "forward_fuse") and hasattr(type(of), x.name):
@@ -278,6 +307,8 @@ class _Builder:
             raise pickle.UnpicklingError(f"getattr of {x.name}")
         if callable(x) and not (isinstance(x, type) and issubclass(x, enum.Enum)):
             raise pickle.UnpicklingError(f"{x!r} as data")
+        if isinstance(x, Tensor) and (x.__dict__ or x._backward_hooks):
+            raise pickle.UnpicklingError("a tensor with attributes")
         return x
 
     def _object(self, x: Any, cls: Any) -> Any:
@@ -292,8 +323,9 @@ class _Builder:
                 raise pickle.UnpicklingError(f"{key} of a {cls.__name__}")
         if issubclass(cls, nn.Module):
             for key, kinds in ("_modules", nn.Module), ("_parameters", Tensor), ("_buffers", Tensor):
-                if any(not isinstance(value, (kinds, type(None))) for value in state.get(key, {}).values()):
-                    raise pickle.UnpicklingError(f"{key} of a {cls.__name__}")
+                for name, value in state.get(key, {}).items():
+                    if not re.fullmatch(r"(?!__)\w+", name) or not isinstance(value, (kinds, type(None))):
+                        raise pickle.UnpicklingError(f"{key} of a {cls.__name__}")
         if hasattr(cls, "__setstate__"):
             new.__setstate__(state)
         else:
