@@ -323,7 +323,7 @@ def reported(source: Any, target: Any, changes: list[str]) -> Iterator[None]:
     yield
     misfits, now = _misfits(source, target), target.state_dict()
     # Ultralytics copies the rows of like-named classes, and of a first convolution what it can use.
-    partly = {k: k for k in misfits if k in before and before[k].shape == now[k].shape and not before[k].equal(now[k])}
+    partly = [k for k in misfits if k in before and before[k].shape == now[k].shape and not before[k].equal(now[k])]
     missed = {key: why for key, why in misfits.items() if key not in partly}
     line = f"Transferred {len(now.keys() - misfits.keys())}/{len(now)} items from pretrained weights ({_name(source)})"
     if changes:
