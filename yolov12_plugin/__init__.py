@@ -4,6 +4,8 @@ __version__ = "0.1.0"
 
 # Run at every interpreter start: public names are imported when they are first used.
 _MODULES = {
+    "benchmark.hook": ("TensorRTBenchmark",),
+    "benchmark.verify": ("verify_export",),
     "checkpoints": ("convert",),
     "nn.attention": ("attention_backend",),
     "nn.modules": ("A2C2f", "AAttn", "ABlock"),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,12 +33,13 @@ def one_line() -> Iterator[None]:
 
     The progress of a download goes there too: the standard output is for tables.
     """
+    from yolov12_plugin.benchmark.tensorrt import NotRunnable
     from yolov12_plugin.safe_load import CheckpointError
 
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except (CheckpointError, OSError) as e:
+    except (CheckpointError, NotRunnable, OSError) as e:
         typer.echo(f"Error: {e}", err=True)
         raise typer.Exit(2) from e
 
@@ -128,6 +130,136 @@ def convert(
     typer.echo(f"Stock Ultralytics: {on_stock(done['stock'])}")
     if done["note"]:
         typer.echo(done["note"])
+
+
+class Served(str, Enum):
+    onnx = "onnx"
+    engine = "engine"
+
+
+@app.command("export-triton")
+def export_triton(
+    model: Annotated[str, typer.Argument(help="A .pt or .yaml, or an .onnx or .engine exported with dynamic=True.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The model repository; made if it is not there.")],
+    name: Annotated[str | None, typer.Option(help="By default that of MODEL.")] = None,
+    to: Annotated[Served | None, typer.Option("--format", help="By default that of MODEL, else onnx.")] = None,
+    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels; by default those of the training.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="FP16.")] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="Images in one run of the model, and in one request.")] = 16,
+    max_delay: Annotated[int, typer.Option(min=0, help="Microseconds that a request may wait for others.")] = 1000,
+    instances: Annotated[int, typer.Option(min=1, help="Copies of the model on each GPU.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Where NAME is there, write its next version.")] = False,
+) -> None:
+    """Write a model folder for NVIDIA Triton Inference Server, with dynamic batching; whole, or not at all."""
+    from yolov12_plugin.export import export_triton as export
+
+    options = ({} if imgsz is None else {"imgsz": imgsz}) | ({"half": True} if half else {})
+    with one_line():
+        written = export(
+            model,
+            folder,
+            name=name,
+            format=to.value if to else None,
+            max_batch=max_batch,
+            max_delay=max_delay,
+            instances=instances,
+            force=force,
+            **options,
+        )
+    typer.echo(f"{written}: tritonserver --model-repository={shlex.quote(str(written.parent.absolute()))}")
+    typer.echo(f'YOLO("http://localhost:8000/{written.name}", task=...) predicts through it')
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names, .yaml, .pt, or exported files.")],
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorrt, onnxruntime, openvino, torch, torchscript; more than one with commas."),
+    ] = None,
+    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels. 640, and 224 for classifiers.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images at a time. 1.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="FP16.")] = False,
+    runs: Annotated[int | None, typer.Option(min=1, help="Rounds that are timed. 100.")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Rounds before them. 10.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1. The first GPU if there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU. All.")] = None,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay tensorrt and torch as CUDA graphs.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile, on torch.")] = False,
+    reference: Annotated[str | None, typer.Option(help="The .pt of an exported MODEL, if not beside it.")] = None,
+    aot: Annotated[
+        str | None, typer.Option(help="Compile for sm75,sm86,... by TensorRT-RTX, with no GPU, and count kernels.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="3 rounds at 160 pixels: does it run?")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the record here; - prints it.")] = None,
+) -> None:
+    """Latency of any Ultralytics MODEL, in one interleaved run. yolo12* is stock's, exported without the plugin.
+
+    Every model is verified on its runtime before it is timed. Exit code 1: one does not compute what PyTorch does;
+    2: one does not run.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
+    from yolov12_plugin.benchmark.table import aot_table, latency_table, show
+
+    models = list(dict.fromkeys(models))
+
+    def report(line: str) -> None:
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with (
+        one_line(),
+        Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
+    ):
+        if out is not None and str(out) != "-" and not out.resolve().parent.is_dir():
+            raise FileNotFoundError(f"{out.parent} does not exist, so {out.name} cannot be written there")
+        if aot is not None:
+            from yolov12_plugin.benchmark.aot import bench_aot
+
+            capabilities = [part.strip().lower() for part in aot.split(",") if part.strip()]
+            bar = progress.add_task("", total=len(models))
+            result = bench_aot(
+                models,
+                capabilities,
+                imgsz or 640,
+                report=report,
+                advance=lambda what, steps: progress.update(bar, description=what, advance=steps),
+            )
+            table = aot_table(result)
+        else:
+            options = pick_options(device, threads, cuda_graph, compile)
+            names = pick_runtimes(models, runtime, options)
+            protocol = Protocol(
+                imgsz=imgsz or (160 if smoke else None),
+                batch=batch,
+                half=half,
+                runs=runs or (3 if smoke else 100),
+                warmup=warmup if warmup is not None else (1 if smoke else 10),
+                options=options,
+            )
+            bar = progress.add_task("", total=steps_of(len(models), len(names), protocol))
+            result = bench(
+                models,
+                names,
+                protocol,
+                reference=reference,
+                report=report,
+                advance=lambda what, steps: progress.update(bar, description=what, advance=steps),
+            )
+            table = latency_table(result)
+        text = json.dumps(result, indent=2) + "\n"
+        if out is not None and str(out) != "-":
+            out.write_text(text, encoding="utf-8")
+    if str(out) == "-":
+        typer.echo(text, nl=False)
+    elif table.row_count:
+        show(table, markdown)
+    failed = [row for row in result["rows"] if "error" in row]
+    if failed:
+        raise typer.Exit(1 if any("verification" in row for row in failed) else 2)
 
 
 @paper.command()

@@ -58,6 +58,9 @@ PATCHES = (
     Patch("ultralytics.nn.tasks:BaseModel", "fuse", "yolov12_plugin.registry:fuse_attention",
           "fusing a model re-parameterises its attention too",
           wrapper=True),
+    Patch("ultralytics.utils.callbacks.base", "add_integration_callbacks", "yolov12_plugin.registry:add_benchmark",
+          "YOLO12_BENCH=1 verifies and times what is exported",
+          wrapper=True, reexports=("ultralytics.utils.callbacks",)),
 )
 # fmt: on
 
@@ -150,6 +153,21 @@ def fuse_attention(stock: Callable) -> Callable:
         return self
 
     return fuse
+
+
+def add_benchmark(stock: Callable) -> Callable:
+    """Give an exporter the benchmark's callbacks where YOLO12_BENCH asks for them."""
+
+    @functools.wraps(stock)
+    def add_integration_callbacks(instance):
+        stock(instance)
+        wanted = os.environ.get("YOLO12_BENCH", "").lower() not in ("", "off", "0", "false", "no")
+        if wanted and hasattr(instance, "export_engine"):
+            from yolov12_plugin.benchmark.hook import TensorRTBenchmark
+
+            TensorRTBenchmark(exits=True).attach(instance)
+
+    return add_integration_callbacks
 
 
 def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:

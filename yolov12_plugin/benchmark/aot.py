@@ -3,12 +3,20 @@
 import io
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+
+from yolov12_plugin.benchmark.bench import Candidate, or_reason, without_plugin
+from yolov12_plugin.benchmark.machine import versions
+from yolov12_plugin.benchmark.results import SCHEMA
+from yolov12_plugin.benchmark.runtimes import exportable
+from yolov12_plugin.benchmark.tensorrt import NotRunnable
 
 HINT = "TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13"
 KERNEL = re.compile(r"^\s*Name: .*?, LayerType: (?!signal|wait)\S+, .*TacticName: (\S*),", re.MULTILINE)
@@ -28,18 +36,22 @@ def export_fp16(model: nn.Module, imgsz: int = 640) -> bytes:
 
     The model is left as it is. TensorRT wants the precision in the graph: its newer releases take no FP16 flag.
     """
-    net: Any = deepcopy(model).float()
-    net = net.fuse(verbose=False).eval()
-    for m in net.modules():
-        if hasattr(m, "export"):
-            m.export, m.format = True, "engine"
+    net = exportable(model, imgsz, format="engine")
     image = torch.zeros(1, 3, imgsz, imgsz)
     graph: Any = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the legacy exporter's tracer and deprecation notes
-        net(image)  # the head keeps its anchors for this size
         torch.onnx.export(net.half(), (image.half(),), graph, opset_version=17, input_names=["images"], dynamo=False)
     return graph.getvalue()
+
+
+def compute_capabilities() -> dict[str, Any]:
+    """Those that TensorRT-RTX compiles for, by name: sm75 and so on."""
+    try:
+        import tensorrt_rtx as trt
+    except ImportError as e:
+        raise ImportError(HINT) from e
+    return {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
 
 
 def compile_onnx(graph: bytes, capability: str = "sm75") -> Compiled:
@@ -50,11 +62,9 @@ def compile_onnx(graph: bytes, capability: str = "sm75") -> Compiled:
         ValueError: TensorRT-RTX does not know the compute capability.
         RuntimeError: TensorRT cannot parse or compile the graph.
     """
-    try:
-        import tensorrt_rtx as trt
-    except ImportError as e:
-        raise ImportError(HINT) from e
-    known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+    known = compute_capabilities()
+    import tensorrt_rtx as trt
+
     if capability not in known:
         raise ValueError(f"compute capability {capability!r} is unknown; TensorRT-RTX compiles for {', '.join(known)}")
 
@@ -82,3 +92,68 @@ def compile_onnx(graph: bytes, capability: str = "sm75") -> Compiled:
         raise RuntimeError(f"TensorRT-RTX refused the graph for {capability}: {'; '.join(logger.errors)}")
     fused = sum("_gemm_mha" in tactic for tactic in logger.kernels)
     return Compiled(len(logger.kernels), fused, engine.nbytes)
+
+
+def bench_aot(
+    models: Sequence[str],
+    capabilities: Sequence[str],
+    imgsz: int = 640,
+    *,
+    report: Callable[[str], object] = lambda line: None,
+    advance: Callable[[str, int], object] = lambda what, steps: None,
+) -> dict[str, Any]:
+    """Kernels of models compiled for GPUs that need not be there; where stock builds the same network, of both.
+
+    The record has a row for each model, build and compute capability; a model that fails has the reason as `error`, and
+    the others go on. `report` is told each such line, `advance` what is done now, and 1 after each model.
+
+    Raises:
+        NotRunnable: TensorRT-RTX is not installed, or there is no such compute capability.
+    """
+    try:
+        known = compute_capabilities()
+    except ImportError as e:
+        raise NotRunnable(str(e)) from e
+    for capability in capabilities:
+        if capability not in known:
+            raise NotRunnable(f"compute capability {capability!r} is unknown: {', '.join(known)}")
+    rows: list[dict[str, Any]] = []
+    for given in models:
+        advance(given, 0)
+        try:
+            rows += compiled_rows(or_reason(partial(Candidate, given)), capabilities, imgsz)
+        except NotRunnable as e:
+            rows.append({"model": given, "error": f"{given}: {e}"})
+            report(f"Error: {given}: {e}")
+        advance(given, 1)
+    return {"schema": SCHEMA, "protocol": {"imgsz": imgsz}, "versions": versions(), "rows": rows}
+
+
+def builds(candidate: Candidate) -> dict[str, nn.Module]:
+    """A candidate's network by who built it, stock's first where stock builds one with the same parameters."""
+    net = candidate.net
+    if candidate.stock:
+        return {"stock": net}
+    if not attentions(net):
+        return {"Ultralytics": net}
+    with without_plugin():
+        stock = type(net)({k: deepcopy(v) for k, v in net.yaml.items() if k != "a2c2f"}, verbose=False)
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (stock, net)]
+    return {"stock": stock, "plugin": net} if shapes[0] == shapes[1] else {"plugin": net}
+
+
+def compiled_rows(candidate: Candidate, capabilities: Sequence[str], imgsz: int) -> list[dict[str, Any]]:
+    """A row of each build of a candidate and each compute capability."""
+    rows = []
+    for build, model in builds(candidate).items():
+        graph = or_reason(partial(export_fp16, model, imgsz))
+        for capability in capabilities:
+            compiled = or_reason(partial(compile_onnx, graph, capability))
+            about = {"model": candidate.name, "build": build, "capability": capability}
+            rows.append({**about, "attentions": attentions(model), **asdict(compiled)})
+    return rows
+
+
+def attentions(model: nn.Module) -> int:
+    """Number of area attentions in a network."""
+    return sum(type(m).__name__ == "AAttn" for m in model.modules())

@@ -5,13 +5,13 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def gflops(model: nn.Module, imgsz: int = 640) -> float:
+def gflops(model: nn.Module, imgsz: int = 640, counted_at: int = 32) -> float:
     """GFLOPs of a model at a square image of `imgsz` pixels, as in Tables 1, 2 and 4.
 
     Two operations for each multiply-add of the convolutions and linear layers and for each upsampled value, counted on
-    one 32x32 stride and scaled to the image. So the products of the attention are left out, a transposed convolution
-    counts at its output's resolution, and a classifier's linear layer counts once a stride. Ultralytics prints more
-    today: its counter has since learned to include the attention and other operations.
+    one stride of `counted_at` pixels and scaled to the image. So the products of the attention are left out, a
+    transposed convolution counts at its output's resolution, and a classifier's linear layer counts once a stride.
+    Ultralytics prints more today: its counter has since learned to include the attention and other operations.
     """
     counted: list[int] = []
 
@@ -25,9 +25,9 @@ def gflops(model: nn.Module, imgsz: int = 640) -> float:
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
     training = model.training
     try:
-        model.eval()(next(model.parameters()).new_zeros(1, 3, 32, 32))
+        model.eval()(next(model.parameters()).new_zeros(1, 3, counted_at, counted_at))
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return sum(counted) * (imgsz / 32) ** 2 / 1e9
+    return sum(counted) * (imgsz / counted_at) ** 2 / 1e9

@@ -1,0 +1,190 @@
+"""The scripts that show the paper's tables and figures beside what was measured."""
+
+import json
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from conftest import ROOT
+
+from yolov12_plugin.benchmark.results import ResultsError, read_results
+from yolov12_plugin.paper.published import TABLE1, TABLE4
+
+CPU = {"processor": "AMD EPYC 7B13", "cores": 2, "gpu": None}
+H100 = {"processor": "Intel Xeon", "cores": 16, "gpu": {"name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}}
+T4 = H100 | {"gpu": {"name": "Tesla T4", "compute_capability": "7.5"}}
+
+
+def measured(model, ms, device="cpu", precision="fp32", **changes):
+    times = {"median_ms": ms, "p10_ms": ms, "p90_ms": ms, "mean_ms": ms, "std_ms": 0.1, "samples": 40, "clipped": 0}
+    row = {
+        "model": model,
+        "runtime": "onnxruntime" if device == "cpu" else "tensorrt",
+        "device": device,
+        "precision": precision,
+        "imgsz": 640,
+        "batch": 1,
+        "parameters": 2_590_824,
+        "gflops": 6.5,
+        "latency": times,
+        "latency_nms": None,
+        "ratio": 1.0,
+        "paper_ms": None,
+        "verification": {},
+    }
+    return row | changes
+
+
+@pytest.fixture
+def results(tmp_path):
+    def write(name, machine, rows, **changes):
+        path = tmp_path / name
+        data = {
+            "schema": 1,
+            "created": "2026-11-24T12:00:00+00:00",
+            "protocol": {"imgsz": 640, "batch": 1, "threads": 2, "cuda_graph": False, "compile": False},
+            "machine": machine,
+            "versions": {"torch": "2.9.0"},
+            "rows": rows,
+        }
+        path.write_text(json.dumps(data | changes))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cpu(results):
+    rows = [
+        measured("yolov12n", 50.14),
+        measured("yolov12s", 130.0),
+        measured("yolo11n", 45.0),
+        measured("yolo12n", 51),
+    ]
+    failed = {"model": "yolov9c", "runtime": "onnxruntime", "error": "out of memory"}
+    return results("cpu.json", CPU, [*rows, measured("yolov8n", 9.0, imgsz=320), failed])
+
+
+@pytest.fixture
+def gpu(results):
+    def of(machine):
+        rows = [measured(f"yolov12{s}", ms, "cuda:0", p) for s in "ns" for p, ms in (("fp32", 2.5), ("fp16", 1.25))]
+        return results("gpu.json", machine, rows)
+
+    return of
+
+
+@pytest.fixture
+def script(run):
+    def start(name, *arguments, **options):
+        return run([sys.executable, ROOT / f"benchmarks/{name}.py", *arguments], **options)
+
+    return start
+
+
+def texts(svg):
+    return [text for e in ElementTree.parse(svg).iter() if e.tag.endswith("}text") and (text := "".join(e.itertext()))]
+
+
+def test_figures(script, tmp_path, cpu, gpu):
+    """Files that are the same in every run; each measurement in the panel of its kind, by its hardware's name."""
+    for folder in "a", "b":
+        script("figures", "--out", tmp_path / folder, "--results", cpu, gpu(H100))
+    for name in "figure1", "figure4":
+        assert (tmp_path / f"a/{name}.svg").read_bytes() == (tmp_path / f"b/{name}.svg").read_bytes()
+        assert (tmp_path / f"a/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert {row.family for row in TABLE1} <= set(texts(tmp_path / f"a/{name}.svg"))
+    one, four = (
+        [t for t in texts(tmp_path / f"a/figure{i}.svg") if t.startswith(("paper:", "measured:"))] for i in "14"
+    )
+    assert one == [
+        "paper: T4, TensorRT FP16",
+        "measured: tensorrt, NVIDIA H100 80GB HBM3, fp32",
+        "measured: tensorrt, NVIDIA H100 80GB HBM3, fp16",
+    ]
+    assert four == [
+        "paper: Intel Core i7-10700K, without FlashAttention",
+        "measured: onnxruntime, AMD EPYC 7B13 (2 threads), fp32",
+    ]
+
+
+@pytest.mark.parametrize("machine, said", [(T4, True), (H100, False)])
+def test_measured_on_a_t4_only_where_a_t4_measured(script, tmp_path, gpu, machine, said):
+    path = gpu(machine)
+    script("figures", "--out", tmp_path, "--results", path)
+    shown = [text for text in texts(tmp_path / "figure1.svg") if text.startswith("measured")]
+    for name in "table1", "table4":
+        script(name, "--results", path, "--json", tmp_path / "out.json")
+        shown += {setup for row in json.loads((tmp_path / "out.json").read_text()) for setup in row["latency_ms"]}
+    assert len(shown) == 5 and all(("T4" in text) == said for text in shown)
+
+
+def test_table_1(script, tmp_path, cpu):
+    done = script("table1", "--results", cpu, "--json", tmp_path / "out.json", "--markdown")
+    table = json.loads((tmp_path / "out.json").read_text())
+    setup = "onnxruntime, AMD EPYC 7B13 (2 threads), fp32 (ms)"
+    assert [row["model"] for row in table] == [*(row.method for row in TABLE1), "yolo12n"]
+    ours = next(row for row in table if row["name"] == "yolov12n")
+    assert ours == {
+        "model": "YOLOv12-N",
+        "name": "yolov12n",
+        "gflops_paper": 6.5,
+        "gflops": 6.5,
+        "params_m_paper": 2.6,
+        "params_m": 2.6,
+        "ap_paper": 40.6,
+        "ap50_paper": 56.7,
+        "ap75_paper": 43.8,
+        "latency_ms_paper": 1.64,
+        "latency_ms": {setup: 50.14},
+    }
+    assert next(row for row in table if row["name"] == "yolov8n")["latency_ms"] == {}  # measured at another size
+    header, _, *lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert setup in header and len(lines) == len(table)
+    assert "yolov9c, onnxruntime: out of memory" in done.stdout
+
+
+def test_table_4_pairs_precisions_of_gpus(script, tmp_path, cpu, gpu):
+    script("table4", "--results", cpu, gpu(H100), "--json", tmp_path / "out.json")
+    table = json.loads((tmp_path / "out.json").read_text())
+    assert [row["model"] for row in table] == [row.method for row in TABLE4]
+    ours = next(row for row in table if row["name"] == "yolov12n")
+    assert ours["latency_ms"] == {"tensorrt, NVIDIA H100 80GB HBM3 (ms)": {"fp32": 2.5, "fp16": 1.25}}
+    assert ours["rtx3080_ms_paper"] == {"fp32": 1.7, "fp16": 1.1}
+
+
+@pytest.mark.parametrize("name, last", [("table1", "11.79"), ("table4", "9.5/4.4")])
+def test_the_papers_rows_where_nothing_was_measured(script, results, name, last):
+    *table, note = script(name, "--results", results("empty.json", CPU, [])).stdout.splitlines()
+    assert "YOLOv12-X" in table[-2] and last in table[-2]
+    assert note == "Nothing was measured: the figures are the paper's."
+
+
+@pytest.mark.parametrize("name", ["table1", "table4", "figures"])
+def test_another_schema_is_one_line(script, results, name):
+    path = results("new.json", CPU, [], schema=2)
+    done = script(name, "--results", path, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"Error: {path} has schema 2, not 1: write it anew with `yolov12 bench --json`\n"
+
+
+@pytest.mark.parametrize(
+    "machine, row",
+    [
+        (CPU, measured("yolov12n", 2.0, "cuda:0")),  # on a GPU without a name
+        (CPU, {"model": "yolov12n", "runtime": "onnxruntime"}),
+        (CPU, measured("yolov12n", 2.0, latency={})),
+    ],
+)
+def test_what_lacks_a_part_is_refused(results, machine, row):
+    path = results("bad.json", machine, [row])
+    with pytest.raises(ResultsError, match=r"bad\.json lacks a part of schema 1: "):
+        read_results(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_what_is_no_results_file_is_refused(tmp_path, text):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(ResultsError, match=r"bad\.json (is no JSON|has schema None)"):
+        read_results(path)

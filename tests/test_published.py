@@ -1,0 +1,104 @@
+import re
+from collections import Counter
+
+import pytest
+from conftest import SHARED
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
+
+from yolov12_plugin.models import MODELS
+from yolov12_plugin.paper.flops import gflops
+from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, TABLE4, detector, latency
+
+PAPER = SHARED / "paper.txt"
+printed = pytest.mark.skipif(not PAPER.is_file(), reason="the paper is not here")
+
+
+def cells(table):
+    """The cells of a table of the paper, without references and emphasis; a dash is None."""
+    text = PAPER.read_text(encoding="utf-8").split(f"\nTable {table}. ", 1)[1]
+    lines = [line for line in text.split("\n\n")[1].splitlines() if "\t" in line]
+    plain = [re.sub(r"</?b>| \[\d+\]| \(Ours\)", "", line).split("\t") for line in lines]
+    return [[None if cell == "–" else cell for cell in line] for line in plain]
+
+
+def test_rows():
+    assert len(TABLE1) == 40 and len(TABLE4) == 19 and len(TABLE3_CPU) == 3
+    assert Counter(row.family for row in TABLE1) == {
+        **dict.fromkeys(("YOLOv6-3.0", "Gold-YOLO", "RT-DETR", "RT-DETRv2"), 4),
+        **dict.fromkeys(("YOLOv8", "YOLO11", "YOLOv12"), 5),
+        **{"YOLOv9": 3, "YOLOv10": 6},
+    }
+    for table in TABLE1, TABLE4:
+        names = [row.name for row in table if row.name]
+        assert len(names) == len(set(names))
+
+
+@printed
+def test_table_1_is_the_papers():
+    _, *rows = cells(1)
+    assert [row[0] for row in rows] == [row.method for row in TABLE1]
+    for (_, *numbers), row in zip(rows, TABLE1):
+        published = [number and float(number) for number in numbers]
+        assert published == [row.gflops, row.parameters_m, row.ap, row.ap50, row.ap75, row.latency], row.method
+
+
+@printed
+def test_table_4_is_the_papers():
+    _, *rows = cells(4)
+    family, methods = "", []
+    for (first, scale, flops, *pairs), row in zip(rows, TABLE4, strict=True):
+        family = first or family
+        methods.append(f"{family}-{scale}")
+        assert float(flops) == row.gflops, row.method
+        assert [tuple(map(float, pair.split("/"))) for pair in pairs] == [row.rtx3080, row.a5000, row.a6000], row.method
+    assert methods == [row.method for row in TABLE4]
+
+
+@printed
+def test_cpu_column_of_table_3_is_the_papers():
+    column = [float(row[-1]) for row in cells(3)[2:]]
+    assert column == [ms for row in TABLE3_CPU for ms in (row.without, row.with_area)]
+
+
+def build(name):
+    kind = RTDETRDetectionModel if name.startswith("rtdetr") else DetectionModel
+    net = kind(yaml_model_load(f"{name}.yaml"), verbose=False).fuse(verbose=False)
+    return net, sum(p.numel() for p in net.parameters()) / 1e6
+
+
+CHEAP = {row.name: row for row in (*TABLE4, *TABLE1) if row.name and row.name[-1] in "tns"}
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_name_is_the_papers_network(name):
+    """Within the rounding of one decimal, but for YOLOv9, whose head Ultralytics builds without groups."""
+    net, parameters_m = build(name)
+    ungrouped = name == "yolov9s"
+    assert gflops(net) == pytest.approx(CHEAP[name].gflops, abs=0.55 if ungrouped else 0.06)
+    if row := detector(name):
+        assert parameters_m == pytest.approx(row.parameters_m, abs=0.1 if ungrouped else 0.06)
+
+
+@pytest.mark.parametrize(
+    "name, method", [("yolov6n", "YOLOv6-3.0-N"), ("yolov6s", "YOLOv6-3.0-S"), ("rtdetr-resnet101", "RT-DETR-R101")]
+)
+def test_a_namesake_that_is_another_network_has_no_figures(name, method):
+    row = next(row for row in TABLE1 if row.method == method)
+    _, parameters_m = build(name)
+    assert abs(parameters_m - row.parameters_m) > 0.15
+    assert row.name is None and detector(name) is None and latency(name) is None
+
+
+@pytest.mark.parametrize("scale", "nsmlx")
+def test_latency_of_ours_and_of_stocks_name_for_it(scale):
+    published = MODELS[f"yolov12{scale}"].latency
+    assert latency(f"yolov12{scale}") == latency(f"yolo12{scale}") == published
+
+
+@pytest.mark.parametrize("name", ["yolov9s", "yolov9t", "yolov12n-turbo", "yolo12n-seg", "yolo11n-seg", "yolo26n", ""])
+def test_no_latency_where_the_paper_has_none(name):
+    assert latency(name) is None
+
+
+def test_latency_of_others():
+    assert (latency("yolov8n"), latency("yolov10b"), latency("yolo11x")) == (1.77, 5.74, 11.3)

@@ -1,0 +1,429 @@
+"""Latency of any Ultralytics model on any runtime: verified first, then measured in one interleaved run.
+
+The protocol of the paper (section 4.1: TensorRT FP16, batch 1, 640 pixels) as it is kept here:
+
+- What is timed is the execution of the network alone, its input resident on the device; no pre- or postprocessing of
+  Python. On a GPU that is the time between two CUDA events around the execution, recorded on its stream, optionally of
+  a CUDA graph; on a CPU it is by the clock.
+- The models of a runtime take turns, every other round backwards, after `warmup` rounds. The ratio is the median over
+  the rounds of a model's time over the first model's in the same round. Samples beyond three standard deviations are
+  clipped.
+- `latency` is the forward pass. `latency_nms` adds Ultralytics' non-maximum suppression at the thresholds of its
+  validation (`NMS`), on real images; models that need none have none.
+- Every session is compared with PyTorch on real images before it is timed, in the very buffers that are timed then.
+  What does not compute the model gets no latency.
+- A model that is named, or built from YAML, is untrained: its normalisations are scaled so that its outputs depend on
+  the image (`verify.enliven`), or the comparison would show nothing. Weights do not change the time of a forward pass;
+  they do change how much non-maximum suppression has to do.
+- `yolo12*` is stock: built and exported by Ultralytics as it is without the plugin.
+- Recorded with the times: GPU, driver, power limit, temperature and clocks before and after, whether the clocks are
+  locked, versions, and the precision that the runtime reports of what it built, whatever was asked for.
+"""
+
+import datetime
+import tempfile
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from yolov12_plugin import registry
+from yolov12_plugin.benchmark.machine import UNLOCKED, gpu_state, machine, versions
+from yolov12_plugin.benchmark.results import SCHEMA
+from yolov12_plugin.benchmark.runtimes import (
+    RUNTIMES,
+    NotRunnable,
+    Options,
+    Runtime,
+    Session,
+    TensorRT,
+    Torch,
+    cores,
+    exportable,
+    open_artefact,
+    runtime_of,
+)
+from yolov12_plugin.benchmark.tensorrt import detailed_layers
+from yolov12_plugin.benchmark.timing import interleave, ratios, summary
+from yolov12_plugin.benchmark.verify import (
+    Verification,
+    channels,
+    enliven,
+    is_classifier,
+    is_dense,
+    read_images,
+    selects,
+    verify,
+)
+from yolov12_plugin.paper.flops import gflops
+from yolov12_plugin.paper.published import latency as paper_latency
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+NMS = {"conf": 0.001, "iou": 0.7, "max_det": 300}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a run does: pixels of a square image, images a batch, precision, rounds timed and rounds before them.
+
+    Without `imgsz` a classifier gets 224 pixels and any other model 640, without `batch` one image; an exported file
+    gets what it takes.
+    """
+
+    imgsz: int | None = None
+    batch: int | None = None
+    half: bool = False
+    runs: int = 100
+    warmup: int = 10
+    options: Options = field(default_factory=Options)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        o = self.options
+        own = {key: getattr(self, key) for key in ("imgsz", "batch", "half", "runs", "warmup")}
+        return {**own, "threads": o.threads, "cuda_graph": o.cuda_graph, "compile": o.compile, "nms": NMS}
+
+
+@dataclass
+class Prepared:
+    """A session that was verified with images bound, what its row says before it is timed, and its suppression."""
+
+    session: Session
+    about: dict[str, Any]
+    verification: Verification
+    suppress: Callable[[list[Tensor]], object] | None
+
+
+class Candidate:
+    """A model of a run: its name, the network that sessions are held against, and the exported file if it is one."""
+
+    def __init__(self, name: str, reference: str | None = None) -> None:
+        self.artefact = Path(name) if runtime_of(Path(name)) else None
+        if self.artefact is not None and not self.artefact.exists():
+            raise NotRunnable(f"{name} does not exist")
+        self.given = name
+        source = Path(name) if self.artefact is None else checkpoint_of(self.artefact, reference)
+        if not source.suffix:
+            source = Path(f"{source}.yaml")
+        self.untrained = source.suffix in (".yaml", ".yml")
+        self.stock = source.name.startswith("yolo12")
+        self.name = source.stem if self.artefact is None else self.artefact.name
+        with without_plugin() if self.stock else nullcontext():
+            self.yolo = load(source)
+        self.net: Any = self.yolo.model
+        if not isinstance(self.net, nn.Module):
+            raise NotRunnable(
+                "is no model of PyTorch, and of exported files .engine, .onnx, .torchscript and "
+                "_openvino_model are timed"
+            )
+        if self.untrained:
+            size = 224 if self.net.task == "classify" else 640
+            enliven(self.net, read_images((size, size), channels=channels(self.net)))
+
+    @property
+    def known_as(self) -> str:
+        """The name by which a paper lists it: of its YAML, if it has the classes of COCO."""
+        file = self.net.yaml.get("yaml_file") or self.given
+        return Path(file).stem if self.net.yaml.get("nc", 80) == 80 else ""
+
+    def prepare(self, runtime: Runtime, protocol: Protocol, folder: Path) -> Prepared:
+        """Export into a folder where that is needed, open a session and verify it.
+
+        Raises:
+            NotRunnable: an exported file takes no images as the protocol has them.
+        """
+        options = replace(protocol.options, half=protocol.half)
+        batch, size = protocol.batch or 1, (self.pixels(protocol),) * 2
+        if self.artefact is not None:
+            if (own := runtime_of(self.artefact)) is not runtime:
+                raise NotRunnable(f"runs on {own.name if own else 'another runtime'}, not on {runtime.name}")
+            session = open_artefact(self.artefact, options)
+            size = size if protocol.imgsz and session.size != size else session.size or size
+            batch = protocol.batch or session.batch or 1
+            if (session.size or size) != size or (session.batch or batch) != batch:
+                takes = f"{session.batch or 'any number of'} x {session.size or ('any', 'any')}"
+                raise NotRunnable(f"takes images of {takes}, not {batch} x {size}: set --batch and --imgsz to that")
+            selected = selects(session(read_images(size, channels=channels(self.net)))[0])
+            net = exportable(self.net, size, batch, end2end=selected)
+            return prepare(net, session, size, batch, self.known_as)
+        net = exportable(self.net, size, batch)
+        if runtime.session is None:
+            return prepare(net, Torch(deepcopy(net), options), size, batch, self.known_as)
+        with without_plugin() if self.stock else nullcontext():
+            file = self.export(runtime, protocol, folder)
+        return prepare(net, open_artefact(file, options), size, batch, self.known_as)
+
+    def pixels(self, protocol: Protocol) -> int:
+        """Side of the image, of a size that the strides of the network divide."""
+        from ultralytics.utils.checks import check_imgsz
+
+        wanted = protocol.imgsz or (224 if self.net.task == "classify" else 640)
+        return check_imgsz(wanted, stride=max(int(self.net.stride.max()), 32))
+
+    def export(self, runtime: Runtime, protocol: Protocol, folder: Path) -> Path:
+        """Export as `yolo export` does, heads that need no non-maximum suppression as such."""
+        yolo = deepcopy(self.yolo)
+        yolo.model.pt_path = str(folder / f"{self.name}.pt")  # exports go beside it
+        device = (
+            protocol.options.device.index or 0 if runtime.on_gpu and protocol.options.device.type == "cuda" else "cpu"
+        )
+        size = {"imgsz": self.pixels(protocol), "batch": protocol.batch or 1}
+        half = {"half": True} if protocol.half else {}
+        with warnings.catch_warnings(), detailed_layers() if runtime.format == "engine" else nullcontext():
+            warnings.simplefilter("ignore")  # the exporters' tracer and deprecation notes
+            return Path(yolo.export(format=runtime.format, **size, **half, device=device, nms=False, verbose=False))
+
+
+def load(source: Path) -> Any:
+    """A `YOLO` or `RTDETR` of a file, or of a model's name; the same weights at every call."""
+    from ultralytics import RTDETR, YOLO
+
+    torch.manual_seed(0)
+    kind = RTDETR if source.stem.lower().startswith("rtdetr") and source.suffix != ".pt" else YOLO
+    return kind(str(source))
+
+
+def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
+    """The checkpoint that an exported file came from: the one named, or the .pt beside it.
+
+    Raises:
+        NotRunnable: there is none, so nothing says what the file ought to compute.
+    """
+    runtime = runtime_of(artefact)
+    stem = artefact.name[: -len(runtime.suffix)] if runtime else artefact.stem
+    file = Path(reference) if reference else artefact.with_name(f"{stem}.pt")
+    if not file.exists() and not reference:
+        raise NotRunnable(
+            f"{artefact} cannot be verified without its model: put {file.name} beside it, or --reference PT"
+        )
+    return file
+
+
+@contextmanager
+def without_plugin() -> Iterator[None]:
+    """Ultralytics as it is without the plugin."""
+    registered = registry.is_registered()
+    registry.unregister()
+    try:
+        yield
+    finally:
+        if registered:
+            registry.register()
+
+
+def non_maximum_suppression(head: Any) -> Callable[[list[Tensor]], object] | None:
+    """Ultralytics' on a session's outputs, for heads that need it."""
+    from ultralytics.utils.nms import non_max_suppression
+
+    if is_classifier(head) or not is_dense(head, torch.empty(1, 1, 1)):
+        return None
+    rotated = type(head).__name__.startswith("OBB")
+    keep = partial(
+        non_max_suppression, conf_thres=NMS["conf"], iou_thres=NMS["iou"], max_det=int(NMS["max_det"]), rotated=rotated
+    )
+    return lambda outputs: keep(outputs[0].float().clone(), nc=head.nc, max_time_img=10.0)
+
+
+def prepare(net: Any, session: Session, size: tuple[int, int], batch: int, known_as: str) -> Prepared:
+    """Verify a session against the `exportable` network, in the batches that are timed; the last stays bound."""
+    session.batch = batch
+    checked = verify(net, session, read_images(size, channels=channels(net)))
+    about = {
+        "device": session.device.type,
+        "precision": session.precision,
+        "imgsz": size[0] if size[0] == size[1] else list(size),
+        "batch": batch,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "gflops": round(flops(net, size[0]) * size[1] / size[0], 1),
+        "paper_ms": paper_latency(known_as),
+        "verification": checked.record(),
+    }
+    if isinstance(session, TensorRT):
+        about["layers"] = session.engine.layers()
+    return Prepared(session, about, checked, non_maximum_suppression(net.model[-1]))
+
+
+def flops(net: Any, imgsz: int) -> float:
+    """GFLOPs as the paper counts them; at full size where there are queries, which are no part of a stride."""
+    return gflops(net, imgsz, imgsz if type(net.model[-1]).__name__ == "RTDETRDecoder" else 32)
+
+
+def time_prepared(
+    prepared: Mapping[K, Prepared], runs: int, warmup: int, step: Callable[[str], object] = lambda what: None
+) -> dict[K, dict[str, Any]]:
+    """Latencies, and ratios to the first, of sessions in one interleaved run; `step` is told each round's kind."""
+
+    def run(calls: dict[K, Any], what: str) -> dict[K, list[float]]:
+        return interleave(calls, runs, warmup, measure=lambda call: call(), step=partial(step, what))
+
+    forward = run({name: p.session.measure() for name, p in prepared.items()}, "forward")
+    with_nms = run({n: p.session.measure(p.suppress) for n, p in prepared.items() if p.suppress}, "forward and NMS")
+    ratio = ratios(forward, next(iter(forward)))
+    return {
+        name: {
+            "latency": summary(forward[name]),
+            "latency_nms": summary(with_nms[name]) if name in with_nms else None,
+            "ratio": round(ratio[name], 4),
+        }
+        for name in prepared
+    }
+
+
+def record(protocol: Protocol, rows: list[dict[str, Any]], device: torch.device, before: dict | None) -> dict[str, Any]:
+    """The record of schema 1 of rows measured on a device, whose state `before` the run stands beside that after it."""
+    about = machine(device)
+    if about["gpu"] is not None:
+        about["gpu"]["before"] = before
+    return {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "protocol": protocol.record(),
+        "machine": about,
+        "versions": versions(),
+        "rows": rows,
+    }
+
+
+def bench(
+    models: Sequence[str],
+    runtimes: Sequence[str],
+    protocol: Protocol,
+    *,
+    reference: str | None = None,
+    report: Callable[[str], object] = lambda line: None,
+    advance: Callable[[str, int], object] = lambda what, steps: None,
+) -> dict[str, Any]:
+    """Verify and time models on runtimes; the record of schema 1, with a row of every model and runtime.
+
+    A model that fails has the reason as its row's `error`, one whose outputs are not the model's its `verification`
+    too, and the others go on. `report` is told each such line once, and warnings; `advance` what is done now, and how
+    many of the `steps_of` the run that took.
+    """
+    rows: list[dict[str, Any]] = []
+    report = cache(report)  # a reason that holds for several rows is said once
+    candidate = cache(lambda given: or_reason(partial(Candidate, given, reference), about=given))
+    device, before = torch.device("cpu"), None
+    if protocol.options.device.type == "cuda":
+        torch.cuda.set_device(protocol.options.device)
+    for runtime in map(RUNTIMES.__getitem__, runtimes):
+        prepared: dict[int, Prepared] = {}
+        with tempfile.TemporaryDirectory(prefix="yolov12-bench-") as folder:
+            for given in models:
+                own = runtime_of(Path(given))
+                if own is not None and own is not runtime and own.name in runtimes:
+                    continue  # an exported file has its turn with its own runtime
+                row: dict[str, Any] = {"model": given, "runtime": runtime.name}
+                advance(f"{runtime.name}: {given}", 0)
+                try:
+                    runtime.require()
+                    model = candidate(given)
+                    row["model"] = model.name
+                    about = f"{model.name} on {runtime.name}"
+                    place = Path(folder, str(len(rows)))
+                    place.mkdir()
+                    ready = or_reason(partial(model.prepare, runtime, protocol, place), about)
+                    row.update(ready.about)
+                    if not ready.verification:
+                        raise NotRunnable(f"{about} {ready.verification}")
+                    prepared[len(rows)] = ready
+                except NotRunnable as e:
+                    row["error"] = str(e)
+                    report(f"Error: {e}")
+                rows.append(row)
+                advance(f"{runtime.name}: {given}", 2)
+            if not prepared:
+                continue
+            used = next(iter(prepared.values())).session.device
+            if used.type == "cuda" and before is None:
+                device, before = used, gpu_state(used.index or 0)
+                if not before["clocks_locked"]:
+                    report(f"Warning: {UNLOCKED}")
+            step = partial(_step, advance, runtime.name)
+            measure = partial(time_prepared, prepared, protocol.runs, protocol.warmup, step)
+            try:
+                times = or_reason(measure, about=runtime.name)
+            except NotRunnable as e:
+                times = {i: {"error": str(e)} for i in prepared}
+                report(f"Error: {e}")
+            for i, row in ((i, rows[i]) for i in prepared):
+                row.update(times[i])
+                if (doubt := doubtful_precision(row, protocol.half)) is not None:
+                    report(f"Warning: {doubt}")
+    return record(protocol, rows, device, before)
+
+
+def doubtful_precision(row: dict[str, Any], half: bool) -> str | None:
+    """What is to be said of the precision that a runtime reports, if anything."""
+    model, found = f"{row['model']} on {row['runtime']}", row["precision"]
+    if found == "unknown":
+        return f"{model} does not tell its precision: build it with YOLO12_BENCH=1 or TensorRTBenchmark().attach(model)"
+    return f"{model} was asked for fp16 and runs in {found}" if half and found != "fp16" else None
+
+
+def _step(advance: Callable[[str, int], object], runtime: str, what: str) -> None:
+    advance(f"{runtime}: {what}", 1)
+
+
+def pick_options(device: str | None, threads: int | None, cuda_graph: bool, compile: bool) -> Options:
+    """Options of a command; without `device` the first GPU, if there is one.
+
+    Raises:
+        NotRunnable: the device is not there, or is none.
+    """
+    name = device or ("0" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device("cuda", int(name)) if name.isdigit() else torch.device(name)
+    except RuntimeError as e:
+        raise NotRunnable(f"{name!r} is no device: cpu, 0 or cuda:0") from e
+    count = torch.cuda.device_count()
+    if where.type not in ("cpu", "cuda"):
+        raise NotRunnable(f"{name!r} is not measured here: cpu, 0 or cuda:0")
+    if where.type == "cuda" and (where.index or 0) >= count:
+        raise NotRunnable(f"device {name!r} is not there, CUDA sees {count}: --device cpu")
+    return Options(where, threads=threads or cores(), cuda_graph=cuda_graph, compile=compile)
+
+
+def pick_runtimes(models: Sequence[str], runtimes: Sequence[str] | None, options: Options) -> list[str]:
+    """Names of runtimes, also given as "onnxruntime,openvino"; by default those of exported files, or the device's.
+
+    Raises:
+        NotRunnable: there is no such runtime.
+    """
+    names = [name.strip() for part in runtimes or [] for name in part.split(",") if name.strip()]
+    for name in names:
+        if name not in RUNTIMES:
+            raise NotRunnable(f"runtime {name!r} is unknown: {', '.join(RUNTIMES)}")
+    if not names:
+        default = RUNTIMES["tensorrt" if options.device.type == "cuda" else "onnxruntime"]
+        names = [(runtime_of(Path(model)) or default).name for model in models]
+    return list(dict.fromkeys(names))
+
+
+def steps_of(models: int, runtimes: int, protocol: Protocol) -> int:
+    """Steps that `bench` reports in all: each model exported and verified, and each round of two runs."""
+    return runtimes * (2 * models + 2 * (protocol.runs + protocol.warmup))
+
+
+def or_reason(make: Callable[[], T], about: str = "") -> T:
+    """What `make` makes; whatever Ultralytics, an exporter or a runtime raises becomes one line: the others go on.
+
+    Raises:
+        NotRunnable: it failed.
+    """
+    prefix = f"{about}: " if about else ""
+    try:
+        return make()
+    except NotRunnable as e:
+        raise NotRunnable(f"{prefix}{e}") from e
+    except Exception as e:
+        said = [line.strip() for line in str(e).splitlines() if line.strip()]
+        kind = "" if isinstance(e, OSError) else f"{type(e).__name__}: "
+        raise NotRunnable(f"{prefix}{kind}{said[0] if said else 'no reason given'}") from e

@@ -1,0 +1,102 @@
+"""An Ultralytics callback that verifies and times what has just been exported."""
+
+import json
+import sys
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yolov12_plugin.benchmark.bench import Protocol, doubtful_precision, or_reason, prepare, record, time_prepared
+from yolov12_plugin.benchmark.machine import UNLOCKED, gpu_state
+from yolov12_plugin.benchmark.results import device_name
+from yolov12_plugin.benchmark.runtimes import RUNTIMES, NotRunnable, Options, open_artefact
+from yolov12_plugin.benchmark.tensorrt import detailed_layers
+
+
+class ExportDiffers(RuntimeError):
+    """An exported file does not compute the model; the message names the first output that shows it."""
+
+
+class TensorRTBenchmark:
+    """Verify and time an engine as soon as it is built, and write `yolov12n.engine.json` beside `yolov12n.engine`.
+
+    It is a callback for `on_export_end`: `model.add_callback("on_export_end", TensorRTBenchmark())`, or better
+    `TensorRTBenchmark().attach(model)`, which also has the engine keep what each layer runs in, so that its precision
+    can be read back. YOLO12_BENCH=1 attaches it to every export of a process, as in `YOLO12_BENCH=1 yolo export
+    model=yolov12n.pt format=engine half`. ONNX, OpenVINO and TorchScript exports are verified and timed likewise on
+    their own runtimes. The protocol is that of `yolov12_plugin.benchmark.bench`; the last record is `result`.
+
+    Args:
+        runs, warmup: executions timed, and before them.
+        cuda_graph: replay the engine as a CUDA graph.
+        exits: end the process, with 1 where the export differs and 2 where it does not run, in place of raising.
+
+    Raises:
+        ExportDiffers: the file does not compute the model; its record has no latency.
+        NotRunnable: the file does not run here.
+    """
+
+    def __init__(self, *, runs: int = 100, warmup: int = 10, cuda_graph: bool = False, exits: bool = False) -> None:
+        self.protocol = Protocol(runs=runs, warmup=warmup, options=Options(cuda_graph=cuda_graph))
+        self.exits = exits
+        self.result: dict[str, Any] | None = None
+        self._building = ExitStack()
+
+    def attach(self, model: Any) -> None:
+        """Add the callbacks to a `YOLO` or to an exporter."""
+        for event, callback in (("on_export_start", self.on_export_start), ("on_export_end", self)):
+            model.callbacks[event].append(callback)
+
+    def on_export_start(self, exporter: Any) -> None:
+        if exporter.args.format == "engine":
+            self._building.enter_context(detailed_layers())
+
+    def __call__(self, exporter: Any) -> None:
+        from ultralytics.utils import LOGGER
+
+        self._building.close()
+        runtime = next((r for r in RUNTIMES.values() if r.format == exporter.args.format), None)
+        if runtime is None:
+            LOGGER.warning(f"yolov12-plugin: format={exporter.args.format} is not timed; verify_export() compares it")
+            return
+        file = exporter.file.with_name(exporter.file.stem + runtime.suffix)
+        try:
+            self.measure(exporter, file, runtime.name)
+        except (ExportDiffers, NotRunnable) as e:
+            if not self.exits:
+                raise
+            print(f"Error: {e}", file=sys.stderr)
+            sys.exit(1 if isinstance(e, ExportDiffers) else 2)
+
+    def measure(self, exporter: Any, file: Path, runtime: str) -> None:
+        from ultralytics.utils import LOGGER
+
+        session = open_artefact(file, replace(self.protocol.options, device=exporter.device))
+        net = deepcopy(exporter.model).float()
+        size, batch = session.size or tuple(exporter.imgsz), session.batch or exporter.args.batch
+        name = Path(net.yaml.get("yaml_file") or file).stem if net.yaml.get("nc", 80) == 80 else ""
+        before = gpu_state(session.device.index or 0) if session.device.type == "cuda" else None
+        ready = or_reason(lambda: prepare(net, session, size, batch, name), about=file.name)
+        row = {"model": file.stem.removesuffix("_openvino_model"), "runtime": runtime, **ready.about}
+        if ready.verification:
+            row |= time_prepared({0: ready}, self.protocol.runs, self.protocol.warmup)[0]
+        else:
+            row["error"] = f"{file.name} {ready.verification}"
+        self.result = record(self.protocol, [row], session.device, before)
+        beside = file.with_name(f"{file.name}.json")
+        beside.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
+        if "error" in row:
+            raise ExportDiffers(row["error"])
+        if before is not None and not before["clocks_locked"]:
+            LOGGER.warning(UNLOCKED)
+        arguments = vars(exporter.args)
+        half = arguments.get("half") is True or arguments.get("quantize") == 16
+        if (doubt := doubtful_precision(row, half)) is not None:
+            LOGGER.warning(doubt)
+        median, low, high = (row["latency"][key] for key in ("median_ms", "p10_ms", "p90_ms"))
+        LOGGER.info(
+            f"{file.name} {ready.verification}\n{row['precision']} on {device_name(self.result)}: "
+            f"{median:.2f} ms ({low:.2f} to {high:.2f}), forward only; {beside}"
+        )

@@ -1,0 +1,130 @@
+"""Results of `yolov12 bench`: one JSON file a run."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+SCHEMA = 1
+T = TypeVar("T")
+
+
+class ResultsError(ValueError):
+    """A file that holds no results of this schema."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for a whole batch."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    mean_ms: float
+    std_ms: float
+    samples: int
+    clipped: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model as one runtime ran it; `latency` is the forward pass, `latency_nms` that and NMS where it needs one."""
+
+    model: str
+    runtime: str
+    device: str
+    precision: str
+    imgsz: int
+    batch: int
+    parameters: int
+    gflops: float
+    latency: Latency
+    latency_nms: Latency | None
+
+    @property
+    def like_the_paper(self) -> bool:
+        """One image of 640 pixels, as in all of the paper's tables."""
+        return self.imgsz == 640 and self.batch == 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    model: str
+    runtime: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Results:
+    created: str
+    protocol: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    rows: list[Row]
+    failures: list[Failure]
+
+    def setup(self, row: Row) -> str:
+        """Runtime and hardware by its own name, with what else makes two runs differ: threads, graphs, compilation."""
+        if row.device == "cpu":
+            where = f"{self.machine['processor']} ({self.protocol['threads']} threads)"
+        else:
+            where = self.machine["gpu"]["name"]
+        switches = [f", {name.replace('_', ' ')}" for name in ("cuda_graph", "compile") if self.protocol.get(name)]
+        return f"{row.runtime}, {where}{''.join(switches)}"
+
+
+def device_name(record: dict[str, Any]) -> str:
+    """The GPU or processor of a record by its own name."""
+    gpu = record["machine"]["gpu"]
+    return gpu["name"] if gpu else record["machine"]["processor"]
+
+
+def read_results(path: Path) -> Results:
+    """Read one file.
+
+    Raises:
+        ResultsError: It holds no results of this schema.
+        OSError: It cannot be read.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ResultsError(f"{path} is no JSON: {e}") from e
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise ResultsError(f"{path} has schema {schema}, not {SCHEMA}: write it anew with `yolov12 bench --json`")
+    try:
+        rows = [_row(row) for row in data["rows"] if "error" not in row]
+        failures = [_pick(Failure, row) for row in data["rows"] if "error" in row]
+        results = _pick(Results, data | {"rows": rows, "failures": failures})
+        for row in rows:
+            results.setup(row)
+    except (KeyError, TypeError) as e:
+        raise ResultsError(f"{path} lacks a part of schema {SCHEMA}: {e}") from e
+    return results
+
+
+def results_in(folder: Path) -> list[Results]:
+    """The results in a folder; its JSON files without a schema are other things."""
+    return [read_results(path) for path in sorted(folder.glob("*.json")) if '"schema"' in path.read_text("utf-8")]
+
+
+def by_setup(results: Iterable[Results]) -> dict[tuple[str, str], dict[str, Row]]:
+    """Rows of one image of 640 pixels by (setup, precision) and model; of two runs of the same, the later."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for run in sorted(results, key=lambda run: run.created):
+        for row in run.rows:
+            if row.like_the_paper:
+                found.setdefault((run.setup(row), row.precision), {})[row.model] = row
+    return found
+
+
+def _row(data: dict[str, Any]) -> Row:
+    nms = data["latency_nms"]
+    times = {"latency": _pick(Latency, data["latency"]), "latency_nms": nms and _pick(Latency, nms)}
+    return _pick(Row, data | times)
+
+
+def _pick(kind: type[T], data: dict[str, Any]) -> T:
+    return kind(**{field.name: data[field.name] for field in fields(kind)})  # type: ignore[arg-type]

@@ -1,0 +1,364 @@
+"""Whether an exported file computes the model: what has to hold before a latency means anything."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+
+from yolov12_plugin.benchmark.runtimes import Options, Session, as_list, exportable, open_artefact
+
+CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
+# A network that answers every image alike differs between images by less than its own rounding.
+LIVE = 1e-5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a precision may change: boxes (pixels), scores, an output's error beside its variation from image to image,
+    and the share of PyTorch's detections that must be found again.
+
+    Scores within `rounding` count as equal: those of an untrained model are all about 1e-5, where ONNX Runtime's
+    sigmoid is off by 1e-7 and half precision rounds most of their variation away.
+    """
+
+    box_px: float
+    score: float
+    rounding: float
+    relative: float
+    matched: float
+
+
+LIMITS = {
+    "fp32": Limits(box_px=0.1, score=1e-3, rounding=5e-7, relative=5e-3, matched=0.99),
+    "fp16": Limits(box_px=4.0, score=0.02, rounding=1e-4, relative=0.15, matched=0.9),
+    "bf16": Limits(box_px=24.0, score=0.1, rounding=1e-3, relative=0.5, matched=0.5),
+    "int8": Limits(box_px=32.0, score=0.25, rounding=5e-3, relative=0.75, matched=0.5),
+}
+
+
+@dataclass
+class Verification:
+    """What was compared: errors are the largest found; `diverging` names the first output that is not the model's.
+
+    `box_px` is of the detections (pixels of the input), `score` of all scores, `relative` of each output the root mean
+    square of the error over that of its variation from image to image. `matched` of `detections` were found again, of
+    the same class, at IoU 0.95. Where the model answers every image alike, `note` says that little was shown.
+    """
+
+    precision: str
+    limits: Limits
+    images: int
+    box_px: float = 0.0
+    score: float = 0.0
+    relative: dict[str, float] = field(default_factory=dict)
+    detections: int = 0
+    matched: int = 0
+    diverging: str | None = None
+    note: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.diverging is None
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        found = f"boxes within {self.box_px:.2g} px, scores within {self.score:.2g}"
+        found += f", {self.matched} of {self.detections} detections matched at IoU {MATCH_IOU}"
+        verdict = "computes the model" if self.passed else f"does not compute the model, {self.diverging}"
+        return f"{verdict} ({self.precision}: {found}{f'; {self.note}' if self.note else ''})"
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        rounded = {key: float(f"{value:.3g}") for key, value in self.relative.items()}
+        values = {"box_px": float(f"{self.box_px:.3g}"), "score": float(f"{self.score:.3g}"), "relative": rounded}
+        return {"passed": self.passed, **asdict(self), **values}
+
+
+def verify_export(
+    model: Any,
+    artefact: str | Path,
+    *,
+    source: Sequence[str | Path] | None = None,
+    imgsz: int | None = None,
+    device: str | torch.device = "cpu",
+    precision: str | None = None,
+) -> Verification:
+    """Compare an exported file with the PyTorch model that it was exported from, on real images.
+
+    Args:
+        model: a `YOLO`, its network, or a checkpoint or YAML that `YOLO` loads.
+        artefact: what `export` returned, of any of Ultralytics' formats.
+        source: image files; Ultralytics' two sample images where there are none.
+        imgsz: pixels, for a file that takes more than one size; the metadata's, or 640.
+        device: where the file runs if its runtime can choose; an engine runs on the GPU.
+        precision: whose limits to apply (fp32, fp16, bf16, int8); what the file runs in.
+
+    Raises:
+        FileNotFoundError: no such file or image.
+        NotRunnable: the runtime of the file is missing, or refuses it here.
+        ValueError: a precision without limits.
+    """
+    session = open_artefact(Path(artefact), Options(device=torch.device(device)))
+    net: Any = network(model)
+    size = session.size or (imgsz or 640,) * 2
+    images = read_images(size, source, channels(net))
+    return verify(exportable(net, size, end2end=selects(session(images)[0])), session, images, precision)
+
+
+def network(model: Any) -> nn.Module:
+    """The network of a `YOLO`, of a file that `YOLO` loads, or itself."""
+    from ultralytics import YOLO
+
+    if isinstance(model, (str, Path)):
+        model = YOLO(str(model), verbose=False)
+    return model if isinstance(model, nn.Module) and not hasattr(model, "task_map") else model.model
+
+
+def selects(out: Tensor) -> bool:
+    """Whether an output is (B, K, 6): detections that the file has selected."""
+    return out.ndim == 3 and out.shape[-1] == 6
+
+
+def channels(net: Any) -> int:
+    return int(net.yaml.get("channels", 3))
+
+
+def read_images(size: tuple[int, int], source: Sequence[str | Path] | None = None, channels: int = 3) -> Tensor:
+    """Images (B, channels, H, W) of values 0..1, stretched to a size: a padded border would be the same in all."""
+    from ultralytics.utils import ASSETS
+
+    images = []
+    for file in source or (ASSETS / "bus.jpg", ASSETS / "zidane.jpg"):
+        image = cv2.imread(str(file))
+        if image is None:
+            raise FileNotFoundError(f"{file} is no image that OpenCV reads: name JPEG or PNG files")
+        image = cv2.resize(image, size[::-1])[..., ::-1].copy()  # BGR to RGB
+        images.append(torch.from_numpy(image).permute(2, 0, 1))  # (H, W, C) -> (C, H, W)
+    batch = torch.stack(images).float() / 255
+    return batch.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+
+
+@torch.no_grad()
+def enliven(model: nn.Module, images: Tensor) -> None:
+    """Scale the normalisations of an untrained network so that its outputs depend on the image.
+
+    As initialised, each layer halves what is left of the image, and after some forty of them any export would pass.
+    Every batch normalisation is given the root mean square of what comes in; means, and so rounding, stay as they are.
+    """
+
+    def scale(m: Any, args: tuple[Tensor]) -> None:
+        m.running_mean.zero_()
+        m.running_var.fill_(args[0].square().mean())
+
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    hooks = [m.register_forward_pre_hook(scale) for m in norms]
+    training = model.training
+    try:
+        model.eval()(images)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+
+
+def verify(net: nn.Module, session: Session, images: Tensor, precision: str | None = None) -> Verification:
+    """Compare a session with the `exportable` network on images (B, C, H, W); see `verify_export`."""
+    precision = precision or {"unknown": "fp16", "fp8": "int8"}.get(session.precision, session.precision)
+    if precision not in LIMITS:
+        raise ValueError(f"precision {precision!r} has no limits; there are {', '.join(LIMITS)}")
+    result = Verification(precision, LIMITS[precision], len(images))
+    device = next(net.parameters()).device
+    with torch.no_grad():
+        wanted = [out.float().cpu() for out in as_list(net(images.to(device)))]
+    found = session(images)
+    names = session.output_names or [f"output{i}" for i in range(len(found))]
+    head: Any = net.model[-1]  # type: ignore[index]
+    if len(found) < len(wanted):
+        result.diverging = f"{len(found)} outputs ({', '.join(names)}) instead of {len(wanted)}"
+        return result
+    for i, (name, a, b) in enumerate(zip(names, wanted, found)):
+        if not torch.isfinite(b).all():
+            _diverges(result, f"{name} holds NaN or infinity")
+        elif i > 0:
+            _near(result, name, a, b)
+        elif is_classifier(head):
+            _compare_classes(result, name, a, b)
+        elif is_dense(head, a) and a.shape == b.shape:
+            _compare_dense(result, name, head, a, b, images.shape[-2:])
+        else:
+            _compare_selected(result, name, head, a, b, images.shape[-2:])
+    return result
+
+
+def is_classifier(head: Any) -> bool:
+    return type(head).__name__ == "Classify"
+
+
+def is_dense(head: Any, out: Tensor) -> bool:
+    """Whether an output (B, 4 + nc + extra, A) has a row of each anchor, not (B, K, 6 + extra) of those selected."""
+    return type(head).__name__ != "RTDETRDecoder" and not getattr(head, "end2end", False) and out.ndim == 3
+
+
+def _diverges(result: Verification, what: str) -> None:
+    result.diverging = result.diverging or what
+
+
+def _check(result: Verification, name: str, error: float, limit: float, unit: str = "") -> None:
+    if not error <= limit:
+        _diverges(result, f"{name} by {error:.3g}{unit}, {result.precision} allows {limit:g}{unit}")
+
+
+def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float = 0.0) -> None:
+    """Hold the error of an output against its variation from image to image."""
+    if a.shape != b.shape:
+        return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    variation = (a - a.mean(0)).square().mean().sqrt().item()
+    if len(a) < 2 or variation <= LIVE * a.square().mean().sqrt().item():
+        result.note = result.note or f"{name} hardly depends on the image, so this shows little: is the model trained?"
+        return None
+    result.relative[name] = (a - b).square().mean().sqrt().item() / variation
+    if (a - b).abs().max().item() <= rounding:
+        return None
+    return _check(result, f"{name} differs", result.relative[name], result.limits.relative, " of its variation")
+
+
+def _compare_classes(result: Verification, name: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    result.score = (a - b).abs().max().item()
+    result.detections, result.matched = len(a), int((a.argmax(1) == b.argmax(1)).sum())
+    _check(result, f"{name} (probabilities) differs", result.score, result.limits.score)
+    return _near(result, name, a, b, result.limits.rounding)
+
+
+def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Tensor, size: Sequence[int]) -> None:
+    """Anchor by anchor: all scores, and the boxes of what non-maximum suppression keeps of the model's."""
+    from ultralytics.utils.metrics import probiou
+
+    rotated = type(head).__name__.startswith("OBB")
+    boxes, scores, rest = (slice(0, 4), slice(4, 4 + head.nc), slice(4 + head.nc, None))
+    for (x, y), index in zip(zip(a, b), _kept(a, head.nc, rotated)):
+        angle = slice(-1, None) if rotated else slice(0, 0)
+        p, q = (torch.cat((t[boxes], t[angle]))[:, index].T for t in (x, y))  # (N, 4 or 5)
+        best = x[scores, index].argmax(0, keepdim=True)  # (1, N)
+        same = y[scores, index].gather(0, best)[0] >= y[scores, index].amax(0) - result.limits.rounding
+        iou = probiou(p, q).flatten() if rotated else _iou(_xyxy(p), _xyxy(q)).diagonal()
+        result.detections += len(index)
+        result.matched += int((same & (iou >= MATCH_IOU)).sum())
+        if len(index):
+            result.box_px = max(result.box_px, (p - q)[:, :4].abs().max().item())
+    result.score = (a[:, scores] - b[:, scores]).abs().max().item()
+    _check(result, f"{name} (boxes) differs", result.box_px, result.limits.box_px, " px")
+    _check(result, f"{name} (scores) differs", result.score, result.limits.score)
+    _check_matched(result, name)
+    for part, where in (("boxes", boxes), ("scores", scores), (_extra(head), rest)):
+        if a[:, where].numel():
+            rounding = result.limits.rounding if part == "scores" else 0.0
+            _near(result, f"{name} ({part})", a[:, where], b[:, where], rounding)
+
+
+def _extra(head: Any) -> str:
+    kinds = {"Segment": "mask coefficients", "Pose": "keypoints", "OBB": "angles"}
+    return next((what for kind, what in kinds.items() if type(head).__name__.startswith(kind)), "other values")
+
+
+def _check_matched(result: Verification, name: str) -> None:
+    needed = math.floor(result.limits.matched * result.detections)
+    if result.matched < needed:
+        found = f"{result.matched} of {result.detections} detections matched at IoU {MATCH_IOU}"
+        _diverges(result, f"{name} (detections): {found}, {result.precision} needs {needed}")
+
+
+def _kept(out: Tensor, nc: int, rotated: bool) -> list[Tensor]:
+    """Indices of the anchors (B times N) that non-maximum suppression keeps of an output (B, 4 + nc + extra, A).
+
+    Of an untrained model, which is confident of nothing, those of its best hundred.
+    """
+    from ultralytics.utils.nms import non_max_suppression
+
+    kept = []
+    for image in out:
+        best = image[4 : 4 + nc].amax(0)
+        confidence = min(CONFIDENCE, best.topk(min(CANDIDATES, len(best))).values[-1].item())
+        _, index = non_max_suppression(
+            image[None].clone(), confidence, NMS_IOU, nc=nc, rotated=rotated, return_idxs=True, max_time_img=10
+        )
+        kept.append(index[0].flatten().long())
+    return kept
+
+
+def _compare_selected(result: Verification, name: str, head: Any, a: Tensor, b: Tensor, size: Sequence[int]) -> None:
+    """Detections that the network selects itself: in any order, and only those clear of its cut."""
+    ours, theirs = _selected(head, a, size), _selected(head, b, size)
+    if ours is None:  # the file has non-maximum suppression within, the model has not
+        rows = _kept(a, head.nc, type(head).__name__.startswith("OBB"))
+        ours = [_detections(x, head.nc, index) for x, index in zip(a, rows)]
+        theirs = [rows[:, :6] for rows in b] if b.ndim == 3 and b.shape[-1] >= 6 else None
+        cut = CONFIDENCE
+    else:
+        cut = 0.0
+    if theirs is None or len(theirs) != len(ours):
+        return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    for p, q in zip(ours, theirs):
+        p, q = (t[t[:, 4].argsort(descending=True, stable=True)] for t in (p, q))
+        if cut:
+            p, q = p[p[:, 4] >= cut], q[q[:, 4] > 0]
+        count = min(len(p), len(q))
+        error = (p[:count, 4] - q[:count, 4]).abs().max().item() if count else 0.0
+        result.score = max(result.score, error)
+        floor = max(cut, p[-1, 4].item() if len(p) and not cut else 0.0)
+        clear = p[p[:, 4] > floor + 2 * error]
+        iou = _iou(clear, q)
+        iou[clear[:, None, 5] != q[None, :, 5]] = 0
+        best, where = iou.max(1) if iou.numel() else (torch.zeros(len(clear)), torch.zeros(len(clear)).long())
+        found = best >= MATCH_IOU
+        result.detections += len(clear)
+        result.matched += int(found.sum())
+        if found.any():
+            worst = (clear[found, :4] - q[where[found], :4]).abs().max().item()
+            result.box_px = max(result.box_px, worst)
+    _check(result, f"{name} (scores) differs", result.score, result.limits.score)
+    _check_matched(result, name)
+    _check(result, f"{name} (boxes) differs", result.box_px, result.limits.box_px, " px")
+    if not result.detections:
+        result.note = result.note or f"{name} holds no detection that stands out, so this shows little"
+    return None
+
+
+def _selected(head: Any, out: Tensor, size: Sequence[int]) -> list[Tensor] | None:
+    """Detections (N, 6: x1 y1 x2 y2 score class) of a head that selects them, else None."""
+    if type(head).__name__ == "RTDETRDecoder":
+        height, width = size
+        boxes = _xyxy(out[..., :4]) * out.new_tensor([width, height, width, height])
+        if out.shape[-1] == 6:  # selected by the head since Ultralytics 8.4
+            return list(torch.cat((boxes, out[..., 4:6]), -1))
+        score, kind = out[..., 4:].max(-1, keepdim=True)
+        return list(torch.cat((boxes, score, kind.float()), -1))
+    if getattr(head, "end2end", False) and out.ndim == 3 and out.shape[-1] >= 6:
+        return list(out[..., :6])
+    return None
+
+
+def _detections(out: Tensor, nc: int, index: Tensor) -> Tensor:
+    """Detections (N, 6: x1 y1 x2 y2 score class) of some anchors of one image's output (4 + nc + extra, A)."""
+    score, kind = out[4 : 4 + nc, index].max(0)
+    return torch.cat((_xyxy(out[:4, index].T), score[:, None], kind[:, None].float()), 1)
+
+
+def _xyxy(boxes: Tensor) -> Tensor:
+    from ultralytics.utils.ops import xywh2xyxy
+
+    return xywh2xyxy(boxes[..., :4])
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    from torchvision.ops import box_iou
+
+    return box_iou(a[:, :4], b[:, :4])

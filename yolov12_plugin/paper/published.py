@@ -1,0 +1,155 @@
+"""What the paper prints of YOLOv12 and of the detectors beside it: Tables 1 and 4, and Table 3's CPU column.
+
+The numbers are the paper's, also where they look like misprints: Table 4 gives YOLOv12-M 1.5 ms at FP16 on an RTX 3080,
+as much as YOLOv12-S (on A5000 and A6000: 2.4 and 2.2). In section 4.2, 33.9% AP of YOLOv12-L must be 53.9%.
+"""
+
+import re
+from dataclasses import dataclass
+
+from yolov12_plugin.models import MODELS
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A row of Table 1: FLOPs (G), parameters (M), AP (%) on COCO val at 640 pixels, latency (ms, T4, TensorRT FP16).
+
+    `name` is the model of Ultralytics, or of this plugin, that is this very network; None where there is none.
+    """
+
+    method: str
+    name: str | None
+    gflops: float
+    parameters_m: float
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    latency: float | None
+
+    @property
+    def family(self) -> str:
+        return self.method.rpartition("-")[0]
+
+    @property
+    def scale(self) -> str:
+        return self.method.rpartition("-")[2]
+
+
+def ours(scale: str) -> Detector:
+    m = MODELS[f"yolov12{scale}"]
+    return Detector(f"YOLOv12-{scale.upper()}", m.name, m.gflops, m.parameters_m, m.ap, m.ap50, m.ap75, m.latency)
+
+
+# Ultralytics also has a `yolov6`, a `rtdetr-resnet50` and a `rtdetr-resnet101`, but these are other networks: plain
+# convolutions (N: 13.0 G, M: 52.0 M parameters); a ResNet that is no ResNet-D (126 G); and with that an encoder of
+# width 256 for 384 (61 M parameters). Its YOLOv9 does not group the box convolutions, which adds 0.5 G at every scale,
+# but is the one whose speed the authors measured (section 4.4), and its AP is the same.
+# fmt: off
+TABLE1 = (
+    Detector("YOLOv6-3.0-N", None, 11.4, 4.7, 37.0, 52.7, None, 2.69),
+    Detector("Gold-YOLO-N", None, 12.1, 5.6, 39.6, 55.7, None, 2.92),
+    Detector("YOLOv8-N", "yolov8n", 8.7, 3.2, 37.4, 52.6, 40.5, 1.77),
+    Detector("YOLOv10-N", "yolov10n", 6.7, 2.3, 38.5, 53.8, 41.7, 1.84),
+    Detector("YOLO11-N", "yolo11n", 6.5, 2.6, 39.4, 55.3, 42.8, 1.5),
+    ours("n"),
+    Detector("YOLOv6-3.0-S", None, 45.3, 18.5, 44.3, 61.2, None, 3.42),
+    Detector("Gold-YOLO-S", None, 46.0, 21.5, 45.4, 62.5, None, 3.82),
+    Detector("YOLOv8-S", "yolov8s", 28.6, 11.2, 45.0, 61.8, 48.7, 2.33),
+    Detector("RT-DETR-R18", None, 60.0, 20.0, 46.5, 63.8, None, 4.58),
+    Detector("RT-DETRv2-R18", None, 60.0, 20.0, 47.9, 64.9, None, 4.58),
+    Detector("YOLOv9-S", "yolov9s", 26.4, 7.1, 46.8, 63.4, 50.7, None),
+    Detector("YOLOv10-S", "yolov10s", 21.6, 7.2, 46.3, 63.0, 50.4, 2.49),
+    Detector("YOLO11-S", "yolo11s", 21.5, 9.4, 46.9, 63.9, 50.6, 2.5),
+    ours("s"),
+    Detector("YOLOv6-3.0-M", None, 85.8, 34.9, 49.1, 66.1, None, 5.63),
+    Detector("Gold-YOLO-M", None, 87.5, 41.3, 49.8, 67.0, None, 6.38),
+    Detector("YOLOv8-M", "yolov8m", 78.9, 25.9, 50.3, 67.2, 54.7, 5.09),
+    Detector("RT-DETR-R34", None, 100.0, 36.0, 48.9, 66.8, None, 6.32),
+    Detector("RT-DETRv2-R34", None, 100.0, 36.0, 49.9, 67.5, None, 6.32),
+    Detector("YOLOv9-M", "yolov9m", 76.3, 20.0, 51.4, 68.1, 56.1, None),
+    Detector("YOLOv10-M", "yolov10m", 59.1, 15.4, 51.1, 68.1, 55.8, 4.74),
+    Detector("YOLO11-M", "yolo11m", 68.0, 20.1, 51.5, 68.5, 55.7, 4.7),
+    ours("m"),
+    Detector("YOLOv6-3.0-L", None, 150.7, 59.6, 51.8, 69.2, None, 9.02),
+    Detector("Gold-YOLO-L", None, 151.7, 75.1, 51.8, 68.9, None, 10.65),
+    Detector("YOLOv8-L", "yolov8l", 165.2, 43.7, 53.0, 69.8, 57.7, 8.06),
+    Detector("RT-DETR-R50", None, 136.0, 42.0, 53.1, 71.3, None, 6.90),
+    Detector("RT-DETRv2-R50", None, 136.0, 42.0, 53.4, 71.6, None, 6.90),
+    Detector("YOLOv9-C", "yolov9c", 102.1, 25.3, 53.0, 70.2, 57.8, None),
+    Detector("YOLOv10-B", "yolov10b", 92.0, 19.1, 52.5, 69.6, 57.2, 5.74),
+    Detector("YOLOv10-L", "yolov10l", 120.3, 24.4, 53.2, 70.1, 58.1, 7.28),
+    Detector("YOLO11-L", "yolo11l", 86.9, 25.3, 53.3, 70.1, 58.2, 6.2),
+    ours("l"),
+    Detector("YOLOv8-X", "yolov8x", 257.8, 68.2, 54.0, 71.0, 58.8, 12.83),
+    Detector("RT-DETR-R101", None, 259.0, 76.0, 54.3, 72.7, None, 13.5),
+    Detector("RT-DETRv2-R101", None, 259.0, 76.0, 54.3, 72.8, None, 13.5),
+    Detector("YOLOv10-X", "yolov10x", 160.4, 29.5, 54.4, 71.3, 59.3, 10.70),
+    Detector("YOLO11-X", "yolo11x", 194.9, 56.9, 54.6, 71.6, 59.5, 11.3),
+    ours("x"),
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class AreaOnCpu:
+    """Table 3's CPU column: ms without and with area attention, without FlashAttention, by an Intel Core i7-10700K."""
+
+    name: str
+    without: float
+    with_area: float
+
+
+TABLE3_CPU = (
+    AreaOnCpu("yolov12n", 62.9, 31.4),
+    AreaOnCpu("yolov12s", 130.0, 78.4),
+    AreaOnCpu("yolov12x", 804.2, 512.5),
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A row of Table 4: FLOPs (G) and latency (ms) as (FP32, FP16) on an RTX 3080, an RTX A5000 and an RTX A6000."""
+
+    method: str
+    name: str
+    gflops: float
+    rtx3080: tuple[float, float]
+    a5000: tuple[float, float]
+    a6000: tuple[float, float]
+
+
+# fmt: off
+TABLE4 = (
+    Speed("YOLOv9-T", "yolov9t", 8.2, (2.4, 1.5), (2.4, 1.6), (2.3, 1.7)),
+    Speed("YOLOv9-S", "yolov9s", 26.4, (3.7, 1.9), (3.4, 2.0), (3.5, 1.9)),
+    Speed("YOLOv9-M", "yolov9m", 76.3, (6.5, 2.8), (5.5, 2.6), (5.2, 2.6)),
+    Speed("YOLOv9-C", "yolov9c", 102.1, (8.0, 2.9), (6.4, 2.7), (6.0, 2.7)),
+    Speed("YOLOv9-E", "yolov9e", 189.0, (17.2, 6.7), (14.2, 6.3), (13.1, 5.9)),
+    Speed("YOLOv10-N", "yolov10n", 6.7, (1.6, 1.0), (1.6, 1.0), (1.6, 1.0)),
+    Speed("YOLOv10-S", "yolov10s", 21.6, (2.8, 1.4), (2.4, 1.4), (2.4, 1.3)),
+    Speed("YOLOv10-M", "yolov10m", 59.1, (5.7, 2.5), (4.5, 2.4), (4.2, 2.2)),
+    Speed("YOLOv10-B", "yolov10b", 92.0, (6.8, 2.9), (5.5, 2.6), (5.2, 2.8)),
+    Speed("YOLOv11-N", "yolo11n", 6.5, (1.6, 1.0), (1.6, 1.0), (1.5, 0.9)),
+    Speed("YOLOv11-S", "yolo11s", 21.5, (2.8, 1.3), (2.4, 1.4), (2.4, 1.3)),
+    Speed("YOLOv11-M", "yolo11m", 68.0, (5.6, 2.3), (4.5, 2.2), (4.4, 2.1)),
+    Speed("YOLOv11-L", "yolo11l", 86.9, (7.4, 3.0), (5.9, 2.7), (5.8, 2.7)),
+    Speed("YOLOv11-X", "yolo11x", 194.9, (15.2, 5.3), (10.7, 4.7), (9.1, 4.0)),
+    Speed("YOLOv12-N", "yolov12n", MODELS["yolov12n"].gflops, (1.7, 1.1), (1.7, 1.0), (1.7, 1.1)),
+    Speed("YOLOv12-S", "yolov12s", MODELS["yolov12s"].gflops, (2.9, 1.5), (2.5, 1.5), (2.5, 1.4)),
+    Speed("YOLOv12-M", "yolov12m", MODELS["yolov12m"].gflops, (5.8, 1.5), (4.6, 2.4), (4.4, 2.2)),
+    Speed("YOLOv12-L", "yolov12l", MODELS["yolov12l"].gflops, (7.9, 3.3), (6.2, 3.1), (6.0, 3.0)),
+    Speed("YOLOv12-X", "yolov12x", MODELS["yolov12x"].gflops, (15.6, 5.6), (11.0, 5.2), (9.5, 4.4)),
+)
+# fmt: on
+
+
+def detector(name: str) -> Detector | None:
+    """The row of Table 1 of an Ultralytics model name; `yolo12n` is stock's name for YOLOv12-N's network."""
+    name = re.sub(r"^yolo12(?=[nsmlx]$)", "yolov12", name)
+    return next((row for row in TABLE1 if row.name == name), None)
+
+
+def latency(name: str) -> float | None:
+    """The paper's T4 latency (ms, TensorRT FP16) of an Ultralytics model name; None where Table 1 has none."""
+    row = detector(name)
+    return row.latency if row else None
