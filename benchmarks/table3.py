@@ -16,8 +16,9 @@ from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.timing import interleave, ratios
+from yolov12_plugin.paper.published import TABLE3_CPU
 
-PAPER = {"n": (62.9, 31.4), "s": (130.0, 78.4), "x": (804.2, 512.5)}  # ms without, with area attention
+PAPER = {row.name: row for row in TABLE3_CPU}
 
 
 def build(scale: str, area: bool) -> DetectionModel:
@@ -42,7 +43,7 @@ def main() -> None:
         for backend in "math", "sdpa":
             with y12.attention_backend(backend), torch.inference_mode():
                 seconds = interleave({name: partial(model, image) for name, model in models.items()}, args.rounds)
-            without, with_area = PAPER[scale]
+            paper = PAPER[f"yolov12{scale}"]
             rows.append(
                 {
                     "model": f"yolov12{scale}",
@@ -50,7 +51,7 @@ def main() -> None:
                     "ms_without": round(1e3 * statistics.median(seconds["without"]), 1),
                     "ms_with": round(1e3 * statistics.median(seconds["with"]), 1),
                     "ratio": round(ratios(seconds, "without")["with"], 2),
-                    "ratio_paper": round(with_area / without, 2),
+                    "ratio_paper": round(paper.with_area / paper.without, 2),
                 }
             )
     view = Table("Model", "Attention", "without area (ms)", "with (ms)", "ratio", "paper's ratio", title="Table 3, CPU")

@@ -41,6 +41,7 @@ def results(tmp_path):
         path = tmp_path / name
         data = {
             "schema": 1,
+            "kind": "latency",
             "created": "2026-11-24T12:00:00+00:00",
             "protocol": {"imgsz": 640, "batch": 1, "threads": 2, "cuda_graph": False, "compile": False},
             "machine": machine,

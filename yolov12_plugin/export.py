@@ -1,7 +1,6 @@
 """Exports for servers: a model folder that NVIDIA Triton Inference Server loads and Ultralytics' client reads."""
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 from ultralytics.engine.model import Model
 
+from yolov12_plugin.benchmark.tensorrt import split_metadata
 from yolov12_plugin.safe_load import CheckpointError
 from yolov12_plugin.weights import find
 
@@ -224,17 +224,11 @@ def _read_onnx(file: Path) -> tuple[bytes, str, dict[str, Any]]:
 
 def _read_engine(file: Path) -> tuple[bytes, str, dict[str, Any]]:
     """As `_read_onnx`, of an engine: Ultralytics writes its metadata before it, which TensorRT does not read."""
-    content = file.read_bytes()
-    end = 4 + int.from_bytes(content[:4], "little")
-    try:
-        metadata = json.loads(content[4:end]) if end < len(content) else None
-    except ValueError:  # an engine without metadata
-        metadata = None
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata, content = split_metadata(file)
     _check(metadata, file)
     if not metadata["args"].get("dynamic"):
         raise _fixed_batch(file, metadata["batch"])
-    return content[end:], "", metadata
+    return content, "", metadata
 
 
 def _check(metadata: dict[str, Any], file: Path) -> None:

@@ -126,7 +126,7 @@ def bench_aot(
             rows.append({"model": given, "error": f"{given}: {e}"})
             report(f"Error: {given}: {e}")
         advance(given, 1)
-    return {"schema": SCHEMA, "protocol": {"imgsz": imgsz}, "versions": versions(), "rows": rows}
+    return {"schema": SCHEMA, "kind": "aot", "protocol": {"imgsz": imgsz}, "versions": versions(), "rows": rows}
 
 
 def builds(candidate: Candidate) -> dict[str, nn.Module]:

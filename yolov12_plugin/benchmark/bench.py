@@ -58,6 +58,7 @@ from yolov12_plugin.benchmark.verify import (
     enliven,
     is_classifier,
     is_dense,
+    is_rotated,
     read_images,
     selects,
     verify,
@@ -225,7 +226,7 @@ def non_maximum_suppression(head: Any) -> Callable[[list[Tensor]], object] | Non
 
     if is_classifier(head) or not is_dense(head, torch.empty(1, 1, 1)):
         return None
-    rotated = type(head).__name__.startswith("OBB")
+    rotated = is_rotated(head)
     keep = partial(
         non_max_suppression, conf_thres=NMS["conf"], iou_thres=NMS["iou"], max_det=int(NMS["max_det"]), rotated=rotated
     )
@@ -284,6 +285,7 @@ def record(protocol: Protocol, rows: list[dict[str, Any]], device: torch.device,
         about["gpu"]["before"] = before
     return {
         "schema": SCHEMA,
+        "kind": "latency",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "protocol": protocol.record(),
         "machine": about,
@@ -343,7 +345,7 @@ def bench(
                 continue
             used = next(iter(prepared.values())).session.device
             if used.type == "cuda" and before is None:
-                device, before = used, gpu_state(used.index or 0)
+                device, before = used, gpu_state(used)
                 if not before["clocks_locked"]:
                     report(f"Warning: {UNLOCKED}")
             step = partial(_step, advance, runtime.name)

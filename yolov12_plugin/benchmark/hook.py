@@ -77,7 +77,7 @@ class TensorRTBenchmark:
         net = deepcopy(exporter.model).float()
         size, batch = session.size or tuple(exporter.imgsz), session.batch or exporter.args.batch
         name = Path(net.yaml.get("yaml_file") or file).stem if net.yaml.get("nc", 80) == 80 else ""
-        before = gpu_state(session.device.index or 0) if session.device.type == "cuda" else None
+        before = gpu_state(session.device) if session.device.type == "cuda" else None
         ready = or_reason(lambda: prepare(net, session, size, batch, name), about=file.name)
         row = {"model": file.stem.removesuffix("_openvino_model"), "runtime": runtime, **ready.about}
         if ready.verification:

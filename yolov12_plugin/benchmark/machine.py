@@ -50,21 +50,28 @@ def machine(device: torch.device) -> dict[str, Any]:
         capability = f"{properties.major}.{properties.minor}"
         memory = round(properties.total_memory / 2**30, 1)
         gpu = {"name": properties.name, "compute_capability": capability, "memory_gib": memory}
-        about["gpu"] = gpu | gpu_state(str(properties.uuid) if hasattr(properties, "uuid") else device.index or 0)
+        about["gpu"] = gpu | gpu_state(device)
     return about
 
 
-def gpu_state(gpu: str | int = 0) -> dict[str, Any]:
-    """Driver, power limit (W), temperature (°C) and clocks (MHz) now, and whether the clocks are locked.
+def gpu_state(device: torch.device) -> dict[str, Any]:
+    """Driver, power limit (W), temperature (°C) and clocks (MHz) of a GPU now, and whether the clocks are locked.
 
     What nvidia-smi does not tell is None; `clocks_locked` also where neither name of its query is known.
     """
-    name = f"GPU-{gpu}" if isinstance(gpu, str) and not gpu.startswith("GPU-") else str(gpu)
+    name = smi_name(device)
     values = _query(name, ",".join(QUERIES.values())) or [""] * len(QUERIES)
     state: dict[str, Any] = {key: _number(value) for key, value in zip(QUERIES, values)}
     state["driver"] = values[0] or None
     locked = next((found[0] for field in LOCKED if (found := _query(name, field))), None)
     return state | {"clocks_locked": None if locked not in ("Active", "Not Active") else locked == "Active"}
+
+
+def smi_name(device: torch.device) -> str:
+    """A GPU as nvidia-smi knows it, whose numbers are not those of CUDA_VISIBLE_DEVICES."""
+    index = device.index or 0
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None) if torch.cuda.is_available() else None
+    return str(index) if uuid is None else f"GPU-{str(uuid).removeprefix('GPU-')}"
 
 
 def _query(gpu: str, fields: str) -> list[str] | None:

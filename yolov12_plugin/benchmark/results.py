@@ -1,4 +1,4 @@
-"""Results of `yolov12 bench`: one JSON file a run."""
+"""Results of `yolov12 bench`: one JSON file a run, documented in benchmarks/README.md."""
 
 import json
 from collections.abc import Iterable
@@ -91,9 +91,11 @@ def read_results(path: Path) -> Results:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise ResultsError(f"{path} is no JSON: {e}") from e
-    schema = data.get("schema") if isinstance(data, dict) else None
+    schema, kind = (data.get(key) if isinstance(data, dict) else None for key in ("schema", "kind"))
     if schema != SCHEMA:
         raise ResultsError(f"{path} has schema {schema}, not {SCHEMA}: write it anew with `yolov12 bench --json`")
+    if kind != "latency":
+        raise ResultsError(f"{path} is of kind {kind}, not latency: name a file of `yolov12 bench` without --aot")
     try:
         rows = [_row(row) for row in data["rows"] if "error" not in row]
         failures = [_pick(Failure, row) for row in data["rows"] if "error" in row]
@@ -106,8 +108,10 @@ def read_results(path: Path) -> Results:
 
 
 def results_in(folder: Path) -> list[Results]:
-    """The results in a folder; its JSON files without a schema are other things."""
-    return [read_results(path) for path in sorted(folder.glob("*.json")) if '"schema"' in path.read_text("utf-8")]
+    """The latencies in a folder; its other JSON files are other things."""
+    return [
+        read_results(path) for path in sorted(folder.glob("*.json")) if '"kind": "latency"' in path.read_text("utf-8")
+    ]
 
 
 def by_setup(results: Iterable[Results]) -> dict[tuple[str, str], dict[str, Row]]:

@@ -150,6 +150,7 @@ class Torch(Session):
         self.images = images.to(self.device, next(self.model.parameters()).dtype)
         self.graph: Any = None
         if self.cuda_graph:
+            torch.cuda.synchronize(self.device)
             with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream(self.device)):
                 for _ in range(3):  # kernels are chosen and compiled before they are recorded
                     self.forward(self.images)

@@ -192,6 +192,8 @@ class Engine:
             self.buffers[output] = torch.empty(size, dtype=self.dtype(output), device=self.device)
         for tensor, buffer in self.buffers.items():
             self._context.set_tensor_address(tensor, buffer.data_ptr())
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))  # which copies the images
         self._graph = None
 
     def execute(self) -> None:

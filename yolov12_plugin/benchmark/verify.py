@@ -186,7 +186,7 @@ def verify(net: nn.Module, session: Session, images: Tensor, precision: str | No
     for i, (name, a, b) in enumerate(zip(names, wanted, found)):
         if not torch.isfinite(b).all():
             _diverges(result, f"{name} holds NaN or infinity")
-        elif i > 0:
+        elif i > 0 or a.ndim > 3:  # prototypes of masks, maps of dense tasks
             _near(result, name, a, b)
         elif is_classifier(head):
             _compare_classes(result, name, a, b)
@@ -219,8 +219,11 @@ def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float
     """Hold the error of an output against its variation from image to image."""
     if a.shape != b.shape:
         return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    if len(a) < 2:
+        result.note = result.note or "one image does not show whether outputs depend on it: give two"
+        return None
     variation = (a - a.mean(0)).square().mean().sqrt().item()
-    if len(a) < 2 or variation <= LIVE * a.square().mean().sqrt().item():
+    if variation <= LIVE * a.square().mean().sqrt().item():
         result.note = result.note or f"{name} hardly depends on the image, so this shows little: is the model trained?"
         return None
     result.relative[name] = (a - b).square().mean().sqrt().item() / variation
@@ -242,7 +245,7 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
     """Anchor by anchor: all scores, and the boxes of what non-maximum suppression keeps of the model's."""
     from ultralytics.utils.metrics import probiou
 
-    rotated = type(head).__name__.startswith("OBB")
+    rotated = is_rotated(head)
     boxes, scores, rest = (slice(0, 4), slice(4, 4 + head.nc), slice(4 + head.nc, None))
     for (x, y), index in zip(zip(a, b), _kept(a, head.nc, rotated)):
         angle = slice(-1, None) if rotated else slice(0, 0)
@@ -279,14 +282,16 @@ def _check_matched(result: Verification, name: str) -> None:
 def _kept(out: Tensor, nc: int, rotated: bool) -> list[Tensor]:
     """Indices of the anchors (B times N) that non-maximum suppression keeps of an output (B, 4 + nc + extra, A).
 
-    Of an untrained model, which is confident of nothing, those of its best hundred.
+    Where the model is confident of nothing, as an untrained one, those of its best hundred.
     """
     from ultralytics.utils.nms import non_max_suppression
 
     kept = []
     for image in out:
         best = image[4 : 4 + nc].amax(0)
-        confidence = min(CONFIDENCE, best.topk(min(CANDIDATES, len(best))).values[-1].item())
+        confidence = CONFIDENCE
+        if best.max() <= CONFIDENCE:
+            confidence = best.topk(min(CANDIDATES, len(best))).values[-1].item()
         _, index = non_max_suppression(
             image[None].clone(), confidence, NMS_IOU, nc=nc, rotated=rotated, return_idxs=True, max_time_img=10
         )
@@ -295,45 +300,63 @@ def _kept(out: Tensor, nc: int, rotated: bool) -> list[Tensor]:
 
 
 def _compare_selected(result: Verification, name: str, head: Any, a: Tensor, b: Tensor, size: Sequence[int]) -> None:
-    """Detections that the network selects itself: in any order, and only those clear of its cut."""
-    ours, theirs = _selected(head, a, size), _selected(head, b, size)
-    if ours is None:  # the file has non-maximum suppression within, the model has not
-        rows = _kept(a, head.nc, type(head).__name__.startswith("OBB"))
-        ours = [_detections(x, head.nc, index) for x, index in zip(a, rows)]
-        theirs = [rows[:, :6] for rows in b] if b.ndim == 3 and b.shape[-1] >= 6 else None
+    """Detections that the network, or the file, selects: in any order, and only those clear of the cut."""
+    ours, theirs, cut = _selected(head, a, size), _selected(head, b, size), 0.0
+    if ours is None:  # non-maximum suppression is in the file, not in the model
+        ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head.nc, is_rotated(head)))]
+        width = 6 + a.shape[1] - 4 - head.nc
+        theirs = [_rows(head, rows[rows[:, 4] > 0]) for rows in b] if b.ndim == 3 and b.shape[-1] == width else None
         cut = CONFIDENCE
-    else:
-        cut = 0.0
     if theirs is None or len(theirs) != len(ours):
         return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    others: list[tuple[Tensor, Tensor]] = []
     for p, q in zip(ours, theirs):
         p, q = (t[t[:, 4].argsort(descending=True, stable=True)] for t in (p, q))
-        if cut:
-            p, q = p[p[:, 4] >= cut], q[q[:, 4] > 0]
+        if cut:  # a file may have been exported for a higher confidence
+            floor = max(cut, q[-1, 4].item() if len(q) else 0.0)
+            p = p[p[:, 4] >= floor]
+        else:
+            floor = p[-1, 4].item()
         count = min(len(p), len(q))
         error = (p[:count, 4] - q[:count, 4]).abs().max().item() if count else 0.0
         result.score = max(result.score, error)
-        floor = max(cut, p[-1, 4].item() if len(p) and not cut else 0.0)
         clear = p[p[:, 4] > floor + 2 * error]
-        iou = _iou(clear, q)
-        iou[clear[:, None, 5] != q[None, :, 5]] = 0
-        best, where = iou.max(1) if iou.numel() else (torch.zeros(len(clear)), torch.zeros(len(clear)).long())
-        found = best >= MATCH_IOU
-        result.detections += len(clear)
+        stray = q[q[:, 4] > floor + 2 * error + result.limits.score]
+        where, found = _match(clear, q)
+        result.detections += len(clear) + int((~_match(stray, p)[1]).sum())
         result.matched += int(found.sum())
         if found.any():
-            worst = (clear[found, :4] - q[where[found], :4]).abs().max().item()
-            result.box_px = max(result.box_px, worst)
+            pair = clear[found], q[where[found]]
+            result.box_px = max(result.box_px, (pair[0] - pair[1])[:, :4].abs().max().item())
+            others.append((pair[0][:, 6:], pair[1][:, 6:]))
     _check(result, f"{name} (scores) differs", result.score, result.limits.score)
     _check_matched(result, name)
     _check(result, f"{name} (boxes) differs", result.box_px, result.limits.box_px, " px")
+    if others and others[0][0].numel():
+        x, y = (torch.cat(parts) for parts in zip(*others))
+        if len(x) > 1:
+            _near(result, f"{name} ({_extra(head)})", x, y)
     if not result.detections:
         result.note = result.note or f"{name} holds no detection that stands out, so this shows little"
     return None
 
 
+def _match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """For each detection in `a` (N, 6) the index of the one that overlaps most in `b` (M, 6), and whether it matches."""
+    if not len(a) or not len(b):
+        return torch.zeros(len(a), dtype=torch.long), torch.zeros(len(a), dtype=torch.bool)
+    iou = _iou(a, b)  # (N, M)
+    iou[a[:, None, 5] != b[None, :, 5]] = 0
+    best, where = iou.max(1)
+    return where, best >= MATCH_IOU
+
+
+def is_rotated(head: Any) -> bool:
+    return type(head).__name__.startswith("OBB")
+
+
 def _selected(head: Any, out: Tensor, size: Sequence[int]) -> list[Tensor] | None:
-    """Detections (N, 6: x1 y1 x2 y2 score class) of a head that selects them, else None."""
+    """Detections (N, 6 + extra: x1 y1 x2 y2 score class) of each image of a head that selects them, else None."""
     if type(head).__name__ == "RTDETRDecoder":
         height, width = size
         boxes = _xyxy(out[..., :4]) * out.new_tensor([width, height, width, height])
@@ -342,14 +365,19 @@ def _selected(head: Any, out: Tensor, size: Sequence[int]) -> list[Tensor] | Non
         score, kind = out[..., 4:].max(-1, keepdim=True)
         return list(torch.cat((boxes, score, kind.float()), -1))
     if getattr(head, "end2end", False) and out.ndim == 3 and out.shape[-1] >= 6:
-        return list(out[..., :6])
+        return [_rows(head, rows) for rows in out]
     return None
 
 
-def _detections(out: Tensor, nc: int, index: Tensor) -> Tensor:
-    """Detections (N, 6: x1 y1 x2 y2 score class) of some anchors of one image's output (4 + nc + extra, A)."""
-    score, kind = out[4 : 4 + nc, index].max(0)
-    return torch.cat((_xyxy(out[:4, index].T), score[:, None], kind[:, None].float()), 1)
+def _rows(head: Any, rows: Tensor) -> Tensor:
+    """Selected detections with corners, which rotated ones have not: their turn is compared among the other values."""
+    return torch.cat((_xyxy(rows[:, :4]), rows[:, 4:]), 1) if is_rotated(head) else rows
+
+
+def _detections(out: Tensor, head: Any, index: Tensor) -> Tensor:
+    """Detections (N, 6 + extra: x1 y1 x2 y2 score class) of some anchors of one image's output (4 + nc + extra, A)."""
+    score, kind = out[4 : 4 + head.nc, index].max(0)
+    return torch.cat((_xyxy(out[:4, index].T), score[:, None], kind[:, None].float(), out[4 + head.nc :, index].T), 1)
 
 
 def _xyxy(boxes: Tensor) -> Tensor:

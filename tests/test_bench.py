@@ -1,0 +1,305 @@
+"""`yolov12 bench` and the hook, on the runtimes that need no GPU."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import yolov12
+from test_verify import lose_attention, tampered
+from ultralytics import YOLO
+
+import yolov12_plugin as y12
+from yolov12_plugin.benchmark import machine
+from yolov12_plugin.benchmark.bench import Candidate, bench, pick_options, pick_runtimes, without_plugin
+from yolov12_plugin.benchmark.results import read_results
+from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options
+from yolov12_plugin.benchmark.verify import enliven, read_images
+
+YOLOV12 = Path(sys.executable).with_name("yolov12")
+YOLO_COMMAND = Path(sys.executable).with_name("yolo")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with small.pt, whose outputs depend on the image, and its ONNX graph of 64 pixels."""
+    folder = tmp_path_factory.mktemp("bench")
+    torch.manual_seed(0)
+    model = YOLO("yolov12n.yaml")
+    enliven(model.model, read_images((64, 64)))
+    model.save(folder / "small.pt")
+    YOLO(folder / "small.pt").export(format="onnx", imgsz=64, verbose=False)
+    return folder
+
+
+def fast(*more):
+    return ("--imgsz", 64, "--runs", 2, "--warmup", 1, *more)
+
+
+def test_all_runtimes_in_one_record(tmp_path):
+    out = tmp_path / "out.json"
+    names = "onnxruntime,openvino,torch,torchscript"
+    done = yolov12("bench", "yolov12n", "yolo12n", "yolov10n", "--runtime", names, *fast("--json", out))
+    assert done.exit_code == 0, done.output
+    record = json.loads(out.read_text())
+    rows = record["rows"]
+    assert [(r["runtime"], r["model"]) for r in rows] == [
+        (runtime, model) for runtime in names.split(",") for model in ("yolov12n", "yolo12n", "yolov10n")
+    ]
+    for row in rows:
+        assert row["precision"] == "fp32" and row["device"] == "cpu" and row["verification"]["passed"]
+        assert row["latency"]["samples"] + row["latency"]["clipped"] == 2
+        assert (row["latency_nms"] is None) == (row["model"] == "yolov10n")
+        assert row["ratio"] == 1 or row["model"] != "yolov12n"
+    assert {r["parameters"] for r in rows if r["model"] != "yolov10n"} == {2590824}
+    assert {r["paper_ms"] for r in rows} == {1.64, 1.84}
+    assert record["versions"]["ultralytics"] and record["machine"]["processor"] and record["machine"]["gpu"] is None
+    assert len(read_results(out).rows) == len(rows)
+    for text in ("yolov10n", "onnxruntime fp32", "1.84", "2 threads" if os.cpu_count() == 2 else "threads", "1 x 64"):
+        assert text in done.stdout
+    assert "T4" not in done.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolov6n", "yolov8n", "yolov9t", "yolo11n", "yolov12n-turbo", "yolov12n-seg"])
+def test_any_model(name):
+    done = yolov12("bench", name, "--runtime", "onnxruntime", *fast())
+    assert done.exit_code == 0 and name in done.stdout, done.output
+
+
+@pytest.mark.slow
+def test_smoke_in_a_fresh_process(run, tmp_path):
+    done = run([YOLOV12, "bench", "yolov12n", "yolov12n-cls", "rtdetr-l", "--smoke", "--json", "-"])
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["latency"]["samples"] for row in rows] == [3, 3, 3] and rows[2]["latency_nms"] is None
+    assert list(tmp_path.iterdir()) == []  # exports are made and left elsewhere
+
+
+def test_a_failing_model_is_reported_and_the_others_go_on(tmp_path):
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    models = ("nosuch", "yolov12n", tmp_path / "broken.pt", tmp_path / "no.onnx", "yolov99n.yaml")
+    out = tmp_path / "out.json"
+    done = yolov12("bench", *models, "--runtime", "onnxruntime,torch", *fast("--json", out))
+    assert done.exit_code == 2 and "yolov12n" in done.stdout
+    lines = done.stderr.strip().splitlines()
+    assert len([line for line in lines if line.startswith("Error: ")]) == len(lines) == 4, done.stderr
+    for name in ("nosuch", "broken.pt", "no.onnx", "yolov99n.yaml"):
+        assert sum(name in line for line in lines) == 1
+    rows = json.loads(out.read_text())["rows"]
+    assert sum("error" in row for row in rows) == 8 - 1 and len(rows) == 9  # no.onnx has one runtime
+
+
+def test_wrong_export_gets_no_latency(trained, tmp_path):
+    shutil.copy(trained / "small.pt", tmp_path)
+    tampered(shutil.copy(trained / "small.onnx", tmp_path), lose_attention)
+    done = yolov12("bench", tmp_path / "small.onnx", "yolov12n", *fast("--json", "-"))
+    assert done.exit_code == 1
+    assert "Error: small.onnx on onnxruntime does not compute the model, output0" in done.stderr
+    wrong, right = json.loads(done.stdout)["rows"]
+    assert "latency" not in wrong and right["latency"]["median_ms"] > 0
+    done = yolov12("bench", tmp_path / "small.onnx", *fast())
+    assert done.exit_code == 1 and done.stdout == ""
+
+
+def test_exported_file_needs_its_model(trained, tmp_path):
+    file = shutil.copy(trained / "small.onnx", tmp_path)
+    done = yolov12("bench", file, *fast())
+    assert done.exit_code == 2 and "cannot be verified without its model: put small.pt beside it" in done.stderr
+    assert yolov12("bench", file, "--reference", trained / "small.pt", *fast()).exit_code == 0
+    done = yolov12("bench", file, "--reference", tmp_path / "no.pt", *fast())
+    assert done.exit_code == 2 and "no.pt" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    done = yolov12("bench", trained / "small.onnx", "--runtime", "openvino", *fast())
+    assert done.exit_code == 2 and "small.onnx on openvino: runs on onnxruntime, not on openvino" in done.stderr
+
+
+@pytest.mark.parametrize("options", [("--imgsz", 96), ("--batch", 2)])
+def test_size_that_a_file_does_not_take(options, trained):
+    done = yolov12("bench", trained / "small.onnx", "--runs", 1, *options)
+    assert done.exit_code == 2 and "takes images of 1 x (64, 64), not" in done.stderr
+
+
+def test_batch(trained):
+    done = yolov12("bench", trained / "small.pt", "--runtime", "onnxruntime,torch", *fast("--batch", 3, "--json", "-"))
+    assert done.exit_code == 0, done.output
+    assert [row["batch"] for row in json.loads(done.stdout)["rows"]] == [3, 3]
+
+
+def test_precision_that_is_run_is_said(trained):
+    done = yolov12("bench", trained / "small.pt", "--half", "--runtime", "openvino,torch", *fast("--json", "-"))
+    found = {row["runtime"]: row["precision"] for row in json.loads(done.stdout)["rows"]}
+    assert found["torch"] == "fp16"
+    if found["openvino"] != "fp16":
+        assert f"was asked for fp16 and runs in {found['openvino']}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--runtime", "tensorrtt"), "runtime 'tensorrtt' is unknown: tensorrt, onnxruntime"),
+        (("--device", "7"), "device '7' is not there, CUDA sees 0: --device cpu"),
+        (("--device", "gpu"), "'gpu' is no device: cpu, 0 or cuda:0"),
+        (("--json", "/no/such/folder/x.json"), "x.json cannot be written there"),
+        (("--aot", "sm75,sm1"), "sm1"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, said):
+    if "--aot" in arguments:
+        pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
+    done = yolov12("bench", "yolov12n", *arguments)
+    assert done.exit_code == 2 and said in done.stderr and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "runtime", "hint"),
+    [
+        ("tensorrt", "tensorrt", "TensorRT is not installed: pip install tensorrt"),
+        ("onnxruntime", "onnxruntime", 'onnxruntime is not installed: pip install "yolov12-plugin[export]"'),
+        ("openvino", "openvino", 'openvino is not installed: pip install "yolov12-plugin[export]"'),
+    ],
+)
+def test_runtime_that_is_not_installed(module, runtime, hint, run):
+    code = f"""
+import sys
+from importlib.abc import MetaPathFinder
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == {module!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+real = __import__('importlib.util').util.find_spec
+__import__('importlib.util').util.find_spec = lambda name, *a: None if name == {module!r} else real(name, *a)
+sys.meta_path.insert(0, Missing())
+from yolov12_plugin.cli import app
+app(['bench', 'yolov12n', 'yolo11n', '--runtime', '{runtime},torch', '--imgsz', '64', '--runs', '1'])
+"""
+    done = run(code, check=False)
+    assert done.returncode == 2 and done.stderr.count(hint) == 1, done.stderr
+    assert "yolov12n" in done.stdout and "yolo11n" in done.stdout  # torch goes on
+
+
+def test_stock_is_built_and_exported_without_the_plugin():
+    stock, ours = Candidate("yolo12n"), Candidate("yolov12n")
+    assert y12.is_registered()
+    kinds = [{type(m) for m in c.net.modules() if type(m).__name__ == "A2C2f"} for c in (stock, ours)]
+    assert kinds[1] == {y12.A2C2f} and y12.A2C2f not in kinds[0] and len(kinds[0]) == 1
+    assert all(torch.equal(a, b) for a, b in zip(stock.net.parameters(), ours.net.parameters()))
+
+
+def test_without_plugin_leaves_things_as_they_were(stock):
+    with without_plugin():
+        assert not y12.is_registered()
+    assert not y12.is_registered()
+
+
+def test_runtimes_by_default():
+    assert pick_runtimes(["yolov12n", "x.torchscript"], None, Options()) == ["onnxruntime", "torchscript"]
+    assert pick_runtimes(["x_openvino_model/"], None, Options()) == ["openvino"]
+    assert pick_runtimes(["yolov12n"], None, Options(torch.device("cuda", 0))) == ["tensorrt"]
+    assert pick_runtimes(["yolov12n"], ["torch, openvino", "torch"], Options()) == ["torch", "openvino"]
+    assert pick_options(None, 3, False, True) == Options(torch.device("cpu"), threads=3, compile=True)
+    assert list(RUNTIMES) == ["tensorrt", "onnxruntime", "openvino", "torch", "torchscript"]
+
+
+def test_a_run_that_breaks_while_it_is_timed(monkeypatch):
+    from yolov12_plugin.benchmark import bench as module
+
+    monkeypatch.setattr(module, "interleave", lambda *args, **kwargs: 1 / 0)
+    said = []
+    record = bench(["yolov12n"], ["torch"], module.Protocol(imgsz=64), report=said.append)
+    assert record["rows"][0]["error"] == "torch: ZeroDivisionError: division by zero" and len(said) == 1
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_hook_by_environment(format, run, trained, tmp_path):
+    shutil.copy(trained / "small.pt", tmp_path)
+    done = run([YOLO_COMMAND, "export", "model=small.pt", f"format={format}", "imgsz=64"], YOLO12_BENCH="1")
+    file = {"onnx": "small.onnx", "openvino": "small_openvino_model"}[format]
+    (row,) = json.loads((tmp_path / f"{file}.json").read_text())["rows"]
+    assert row["model"] == "small" and row["verification"]["passed"] and row["latency"]["median_ms"] > 0
+    assert "computes the model" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("value", ["", "0", "off"])
+def test_hook_is_off(value, run, trained, tmp_path):
+    shutil.copy(trained / "small.pt", tmp_path)
+    run([YOLO_COMMAND, "export", "model=small.pt", "format=torchscript", "imgsz=64"], YOLO12_BENCH=value)
+    assert (tmp_path / "small.torchscript").exists() and not list(tmp_path.glob("*.json"))
+
+
+def test_hook_ends_the_command_where_the_export_is_wrong(run, trained, tmp_path):
+    """As a broken exporter would leave it: the graph is changed before the callbacks run."""
+    shutil.copy(trained / "small.pt", tmp_path)
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_verify import lose_attention, tampered
+from ultralytics.engine.exporter import Exporter
+run = Exporter.run_callbacks
+def run_callbacks(self, event):
+    if event == 'on_export_end': tampered('small.onnx', lose_attention)
+    run(self, event)
+Exporter.run_callbacks = run_callbacks
+from ultralytics.cfg import entrypoint
+entrypoint('export model=small.pt format=onnx imgsz=64')
+"""
+    done = run(code, check=False, YOLO12_BENCH="1")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: small.onnx does not compute the model, output0")
+    (row,) = json.loads((tmp_path / "small.onnx.json").read_text())["rows"]
+    assert "latency" not in row and "error" in row
+
+
+def test_hook_attached_to_a_model(trained, tmp_path):
+    shutil.copy(trained / "small.pt", tmp_path)
+    model = YOLO(tmp_path / "small.pt")
+    hook = y12.TensorRTBenchmark(runs=2, warmup=0)
+    hook.attach(model)
+    model.export(format="onnx", imgsz=64, verbose=False)
+    assert hook.result["rows"][0]["latency"]["samples"] + hook.result["rows"][0]["latency"]["clipped"] == 2
+    model = YOLO(tmp_path / "small.pt")
+    model.add_callback("on_export_end", y12.TensorRTBenchmark(runs=1))
+    model.export(format="torchscript", imgsz=64, verbose=False)
+    assert (tmp_path / "small.torchscript.json").exists()
+
+
+SMI = """#!/bin/sh
+case "$*" in
+  *driver_version*) echo "535.161.08, 70.00, 41, 1590, 5000, 1590" ;;
+  *clocks_event_reasons*) {event} ;;
+  *clocks_throttle_reasons*) {throttle} ;;
+esac
+"""
+REFUSED = 'echo "Field is not a valid field to query."; exit 2'
+
+
+@pytest.mark.parametrize(
+    ("event", "throttle", "locked"),
+    [
+        ('echo "Active"', REFUSED, True),
+        ('echo "Not Active"', REFUSED, False),
+        (REFUSED, 'echo "Active"', True),
+        (REFUSED, REFUSED, None),
+        ('echo "[N/A]"', REFUSED, None),
+    ],
+)
+def test_state_of_a_gpu(event, throttle, locked, monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(SMI.format(event=event, throttle=throttle))
+    smi.chmod(smi.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert machine.gpu_state(torch.device("cuda", 0)) == {
+        "driver": "535.161.08",
+        "power_limit_w": 70.0,
+        "temperature_c": 41.0,
+        "sm_clock_mhz": 1590.0,
+        "memory_clock_mhz": 5000.0,
+        "max_sm_clock_mhz": 1590.0,
+        "clocks_locked": locked,
+    }
+
+
+def test_state_without_nvidia_smi(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert set(machine.gpu_state(torch.device("cuda", 0)).values()) == {None}

@@ -1,0 +1,272 @@
+"""A file passes when it computes the model, and only then."""
+
+import json
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import yaml
+from conftest import SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from ultralytics import RTDETR, YOLO
+
+import yolov12_plugin as y12
+from yolov12_plugin import names
+from yolov12_plugin.benchmark.runtimes import Options, Torch, exportable, open_artefact
+from yolov12_plugin.benchmark.tensorrt import NotRunnable
+from yolov12_plugin.benchmark.verify import LIMITS, enliven, read_images, verify
+
+IMGSZ = 160
+FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+
+
+def live(name, seed=0):
+    """An untrained model whose outputs depend on the image."""
+    torch.manual_seed(seed)
+    model = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
+    enliven(model.model, read_images((IMGSZ, IMGSZ)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def models():
+    made = {}
+    return lambda name, seed=0: deepcopy(made.setdefault((name, seed), live(name, seed)))
+
+
+@pytest.fixture
+def export(models, tmp_path):
+    def export(name, seed=0, **options):
+        model = models(name, seed)
+        model.model.pt_path = str(tmp_path / f"{name}-{seed}.pt")
+        return model.export(**{"format": "onnx", "imgsz": IMGSZ, "verbose": False} | options)
+
+    return export
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ["yolov12n", "yolov12n-seg"])
+def test_export_passes(name, format, models, export):
+    pytest.importorskip(FORMATS[format])
+    checked = y12.verify_export(models(name), export(name, format=format))
+    assert checked and checked.passed and checked.note is None, checked
+    assert checked.precision == "fp32" and checked.matched == checked.detections > 20
+    assert checked.relative["output0 (boxes)"] < 1e-3 and checked.box_px < 0.01
+    json.dumps(checked.record(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["yolov12n-cls", "yolov12n-pose", "yolov12n-obb", "yolov12n-turbo", "yolov8n", "yolov10n", "yolo11n-seg"]
+)
+def test_every_head_passes_and_differs_from_another(name, models, export):
+    file = export(name)
+    assert (checked := y12.verify_export(models(name), file)), checked
+    other = y12.verify_export(models(name, 1), file)
+    assert not other and other.diverging.startswith("output0"), other
+
+
+@pytest.mark.slow
+def test_decoder_s_detections_are_compared_in_any_order(models, export):
+    file = export("rtdetr-l")
+    checked = y12.verify_export(models("rtdetr-l"), file)
+    assert checked and checked.matched == checked.detections > 100
+    assert not y12.verify_export(models("rtdetr-l", 1), file)
+
+
+@pytest.mark.parametrize("options", [{"dynamic": True}, {"batch": 3}, {"imgsz": (96, 160)}, {"simplify": False}])
+def test_sizes_and_batches(options, models, export):
+    checked = y12.verify_export(models("yolov12n"), export("yolov12n", **options), imgsz=IMGSZ)
+    assert checked and checked.detections, checked
+
+
+def test_selecting_head_exported_either_way(models, export):
+    for nms in (False, None):
+        try:
+            file = export("yolov10n", nms=nms)
+        except (TypeError, ValueError, SyntaxError):
+            pytest.skip("this Ultralytics has one way only")
+        assert (checked := y12.verify_export(models("yolov10n"), file)), checked
+
+
+@pytest.mark.parametrize("name", ["yolov12n", "yolov12n-seg", "yolov12n-pose", "yolov12n-obb"])
+def test_suppression_within_the_file(name, models, tmp_path):
+    model, other = models(name), models(name, 1)
+    for each in (model, other):
+        for conv in each.model.model[-1].cv3:
+            conv[-1].bias.data += 9  # detections of an untrained model
+    model.model.pt_path = str(tmp_path / "nms.pt")
+    file = model.export(format="onnx", imgsz=IMGSZ, nms=True, verbose=False)
+    checked = y12.verify_export(model, file)
+    assert checked and checked.matched == checked.detections > 5, checked
+    assert not y12.verify_export(other, file)
+    for conv in model.model.model[-1].cv3:
+        conv[-1].bias.data -= 9  # now it detects nothing, the file does
+    checked = y12.verify_export(model, file)
+    assert not checked and checked.detections > 5, checked
+
+
+def tampered(file, change):
+    graph = onnx.load(file)
+    change(graph.graph)
+    onnx.save(graph, file)
+    return file
+
+
+def initializer(graph, ending, change):
+    (found,) = [w for w in graph.initializer if w.name.endswith(ending)]
+    found.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(found).copy()), found.name))
+
+
+def lose_attention(graph):
+    for node in graph.node:
+        if node.op_type == "Softmax":
+            node.op_type = "Identity"
+            del node.attribute[:]
+
+
+DAMAGE = {
+    "softmax lost": lose_attention,
+    "projection zeroed": lambda g: initializer(g, "model.6.m.0.0.attn.proj.conv.weight", lambda w: 0 * w),
+    "boxes scaled": lambda g: initializer(g, "model.21.dfl.conv.weight", lambda w: 1.02 * w),
+    "classes swapped": lambda g: initializer(g, "model.21.cv3.0.2.weight", lambda w: w[::-1]),
+    "weights at 4 bits": lambda g: initializer(
+        g, "model.4.cv1.conv.weight", lambda w: (w / abs(w).max() * 7).round() * abs(w).max() / 7
+    ),
+    "NaN": lambda g: initializer(g, "model.21.cv2.0.2.weight", lambda w: w * float("nan")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found(damage, models, export):
+    checked = y12.verify_export(models("yolov12n"), tampered(export("yolov12n"), DAMAGE[damage]))
+    assert not checked and checked.diverging.startswith("output0"), checked
+    assert "does not compute the model, output0" in str(checked)
+    json.dumps(checked.record(), allow_nan=False)
+
+
+def test_second_output_is_named(models, export):
+    def other_prototypes(graph):
+        initializer(graph, "model.21.proto.cv3.conv.weight", lambda w: w[::-1])
+
+    checked = y12.verify_export(models("yolov12n-seg"), tampered(export("yolov12n-seg"), other_prototypes))
+    assert checked.diverging.startswith("output1 differs by")
+
+
+def test_other_classes_and_outputs(models, export, tmp_path):
+    """Another number of classes, and another task, are not the model's outputs."""
+    data = yaml.safe_load((names.CFG / "models/yolov12.yaml").read_text()) | {"nc": 3}
+    (tmp_path / "yolov12n.yaml").write_text(yaml.safe_dump(data))
+    few = YOLO(tmp_path / "yolov12n.yaml")
+    few.model.pt_path = str(tmp_path / "few.pt")
+    checked = y12.verify_export(models("yolov12n"), few.export(format="onnx", imgsz=IMGSZ, verbose=False))
+    assert "output0 has shape (2, 7, 525), the model's (2, 84, 525)" in checked.diverging
+    checked = y12.verify_export(models("yolov12n-seg"), export("yolov12n"))
+    assert "1 outputs (output0) instead of 2" in checked.diverging
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["yolov12n", "yolov12s", "yolo11n"])
+def test_limits_of_precisions_hold_and_do_not_pass_lost_attention(precision, name, models):
+    net = exportable(models(name).model, IMGSZ)
+    images = read_images((IMGSZ, IMGSZ))
+    half = Torch(deepcopy(net), Options())
+    half.model.to(torch.float16 if precision == "fp16" else torch.bfloat16)
+    assert (checked := verify(net, half, images, precision)), checked
+    if name.startswith("yolov12"):
+        for m in half.model.modules():
+            if isinstance(m, y12.AAttn):
+                m.forward = torch.zeros_like
+        assert not verify(net, half, images, precision)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    noise=st.floats(0, 1e-5),
+    large=st.floats(2e-3, 1),
+    where=st.sampled_from(["boxes", "scores"]),
+    seed=st.integers(0, 9),
+)
+def test_noise_passes_and_error_does_not(noise, large, where, seed):
+    net = NET.setdefault("net", exportable(live("yolov12n").model, 64))
+    images = read_images((64, 64))
+
+    class Noisy(Torch):
+        def __init__(self, amount):
+            super().__init__(net, Options(threads=1))
+            self.amount = amount
+
+        @property
+        def outputs(self):
+            out = self.results.clone()
+            torch.manual_seed(seed)
+            part = out[:, :4] if where == "boxes" else out[:, 4:]
+            part += (
+                torch.randn_like(part) * self.amount * (100 if where == "boxes" else 0.01 if self.amount < 1e-3 else 1)
+            )
+            return [out]
+
+    assert verify(net, Noisy(noise), images)
+    assert not verify(net, Noisy(large), images)
+
+
+NET = {}
+
+
+def test_model_that_answers_every_image_alike(tmp_path):
+    model = YOLO("yolov12n.yaml")
+    model.model.pt_path = str(tmp_path / "x.pt")
+    checked = y12.verify_export(model, model.export(format="onnx", imgsz=64, verbose=False))
+    assert checked and "hardly depends on the image" in checked.note and "is the model trained?" in str(checked)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the golden checkpoints are not here")
+def test_golden_checkpoints_are_told_apart(tmp_path):
+    files = {}
+    for name in ("v1.0-n", "turbo-n"):
+        model = YOLO(SHARED / f"golden/{name}.pt")
+        model.model.pt_path = str(tmp_path / f"{name}.pt")
+        files[name] = model.export(format="onnx", imgsz=IMGSZ, verbose=False)
+    for name in files:
+        for other, file in files.items():
+            assert y12.verify_export(SHARED / f"golden/{name}.pt", file).passed == (name == other)
+
+
+def test_what_is_not_there(models, tmp_path):
+    model = models("yolov12n")
+    with pytest.raises(FileNotFoundError, match="does not exist: export the model first"):
+        y12.verify_export(model, tmp_path / "x.onnx")
+    for name in ("x.onnx", "x.torchscript"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises(NotRunnable, match=r"cannot be read, export it again: \w+"):
+            y12.verify_export(model, tmp_path / name)
+    (tmp_path / "x_openvino_model").mkdir()
+    with pytest.raises(NotRunnable, match="cannot be read, export it again"):
+        y12.verify_export(model, tmp_path / "x_openvino_model")
+
+
+def test_images_and_precisions_that_are_not_there(models, export, tmp_path):
+    file = export("yolov12n")
+    with pytest.raises(FileNotFoundError, match=r"no\.jpg is no image"):
+        y12.verify_export(models("yolov12n"), file, source=[tmp_path / "no.jpg"])
+    with pytest.raises(ValueError, match="precision 'fp12' has no limits; there are fp32, fp16"):
+        y12.verify_export(models("yolov12n"), file, precision="fp12")
+
+
+def test_session_pads_the_last_batch(export):
+    session = open_artefact(Path(export("yolov12n", batch=4)), Options())
+    images = read_images((IMGSZ, IMGSZ))
+    (out,) = session(images)
+    assert out.shape[0] == 2
+    (again,) = session(torch.cat((images, images, images)))
+    assert torch.equal(again[:2], out) and torch.equal(again[4:], out)
+
+
+def test_limits_grow_with_coarseness():
+    values = [LIMITS[name] for name in ("fp32", "fp16", "bf16", "int8")]
+    for a, b in pairwise(values):
+        assert a.box_px <= b.box_px and a.score <= b.score and a.relative <= b.relative and a.matched >= b.matched
