@@ -242,7 +242,7 @@ def run_callbacks(self, event):
     run(self, event)
 Exporter.run_callbacks = run_callbacks
 from ultralytics.cfg import entrypoint
-entrypoint('export model=small.pt format=onnx imgsz=64')
+entrypoint('yolo export model=small.pt format=onnx imgsz=64')
 """
     done = run(code, check=False, YOLO12_BENCH="1")
     assert done.returncode == 1
