@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import yolov12
+from conftest import ROOT, yolov12
 from test_verify import lose_attention, tampered
 from ultralytics import YOLO
 
@@ -303,3 +303,22 @@ def test_state_of_a_gpu(event, throttle, locked, monkeypatch, tmp_path):
 def test_state_without_nvidia_smi(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert set(machine.gpu_state(torch.device("cuda", 0)).values()) == {None}
+
+
+def test_readme_shows_the_record():
+    """The tables of README.md are those of benchmarks/results, as the command prints them."""
+    from yolov12_plugin.benchmark.table import aot_table, latency_table, markdown
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
+    assert markdown(latency_table(record)) in readme
+    assert markdown(aot_table(json.loads((ROOT / "benchmarks/results/aot.json").read_text()))) in readme
+    ratios = {(row["runtime"], row["model"]): row["ratio"] for row in record["rows"]}
+    ratios |= {
+        (row["runtime"], row["model"]): row["ratio"]
+        for row in json.loads((ROOT / "benchmarks/results/cpu-torch.json").read_text())["rows"]
+    }
+    for runtime, name in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"), ("torch", "PyTorch")):
+        line = next(line for line in readme.splitlines() if line.startswith(f"| {name} "))
+        against_stock = [ratios[runtime, f"yolov12{s}"] / ratios[runtime, f"yolo12{s}"] for s in "nsm"]
+        assert line.split("|")[2:5] == [f" {ratio:.2f} " for ratio in against_stock]

@@ -191,7 +191,7 @@ def bench(
         str | None, typer.Option(help="Compile for sm75,sm86,... by TensorRT-RTX, with no GPU, and count kernels.")
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="3 rounds at 160 pixels: does it run?")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write the record here; - prints it.")] = None,
 ) -> None:
     """Latency of any Ultralytics MODEL, in one interleaved run. yolo12* is stock's, exported without the plugin.
@@ -203,7 +203,7 @@ def bench(
     from rich.progress import Progress
 
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
-    from yolov12_plugin.benchmark.table import aot_table, latency_table, show
+    from yolov12_plugin.benchmark.table import aot_table, latency_table, markdown, show
 
     models = list(dict.fromkeys(models))
 
@@ -255,8 +255,10 @@ def bench(
             out.write_text(text, encoding="utf-8")
     if str(out) == "-":
         typer.echo(text, nl=False)
+    elif table.row_count and as_markdown:
+        typer.echo(markdown(table), nl=False)
     elif table.row_count:
-        show(table, markdown)
+        show(table)
     failed = [row for row in result["rows"] if "error" in row]
     if failed:
         raise typer.Exit(1 if any("verification" in row for row in failed) else 2)

@@ -1,5 +1,6 @@
 """Tables of what `yolov12 bench` found."""
 
+import io
 import sys
 from typing import Any
 
@@ -64,8 +65,16 @@ def aot_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def show(table: Table, markdown: bool = False) -> None:
-    """Print a table on the standard output; as Markdown at its full width and without a title."""
-    if markdown:
-        table.box, table.title, table.caption = box.MARKDOWN, None, None
+def show(table: Table) -> None:
+    """Print a table on the standard output."""
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown, without its title."""
+    table.box, table.title, table.caption = box.MARKDOWN, None, None
+    table.padding, table.pad_edge = (0, 1), True
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.strip() for line in captured.get().splitlines() if line.strip()) + "\n"

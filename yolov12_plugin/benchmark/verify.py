@@ -342,7 +342,7 @@ def _compare_selected(result: Verification, name: str, head: Any, a: Tensor, b: 
 
 
 def _match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """For each detection in `a` (N, 6) the index of the one that overlaps most in `b` (M, 6), and whether it matches."""
+    """For each detection in `a` (N, 6): the index of its nearest in `b` (M, 6), and whether the two match."""
     if not len(a) or not len(b):
         return torch.zeros(len(a), dtype=torch.long), torch.zeros(len(a), dtype=torch.bool)
     iou = _iou(a, b)  # (N, M)
