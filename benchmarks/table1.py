@@ -88,7 +88,10 @@ def command(about: str, rows: Callable[[list[Results]], list[dict[str, Any]]], p
     for failure in (failure for run in results for failure in run.failures):
         print(f"{failure.model}, {failure.runtime}: {failure.error}")
     if args.json:
-        args.json.write_text(json.dumps(table, indent=2) + "\n")
+        try:
+            args.json.write_text(json.dumps(table, indent=2) + "\n")
+        except OSError as e:
+            parser.exit(2, f"Error: {e}\n")
 
 
 if __name__ == "__main__":

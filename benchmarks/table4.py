@@ -26,6 +26,7 @@ def rows(results: list[Results]) -> list[dict[str, Any]]:
     built = {}
     for (setup, precision), found in by_setup(results).items():
         for name, row in found.items():
+            precision = "fp32" if precision == "tf32" else precision
             if row.device != "cpu" and precision in ("fp32", "fp16"):
                 built[name] = row
                 pairs = setups.setdefault(f"{setup} (ms)", {})

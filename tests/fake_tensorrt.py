@@ -199,7 +199,8 @@ def tensorrt(version: str, failure: str | None = None) -> ModuleType:
             self._kind, self._graph, self._logger = data[4:5], data[5:], logger
             self._session = onnxruntime.InferenceSession(data[5:], providers=["CPUExecutionProvider"])
             self._inputs = {value.name: value for value in self._session.get_inputs()}
-            self._tensors = {**self._inputs, **{value.name: value for value in self._session.get_outputs()}}
+            outputs = {value.name: value for value in reversed(self._session.get_outputs())}  # the order is its own
+            self._tensors = {**outputs, **self._inputs}
 
         num_io_tensors = property(lambda self: len(self._tensors))
 
@@ -244,6 +245,8 @@ def tensorrt(version: str, failure: str | None = None) -> ModuleType:
         def execute_async_v3(self, stream_handle):
             assert isinstance(stream_handle, int)
             engine = self._engine
+            if set(self._address) != set(engine._tensors) or self._shape is None:
+                return False
             (name,) = engine._inputs
             kind = np.float16 if "float16" in engine._inputs[name].type else np.float32
             given = np.empty(self._shape, kind)
@@ -260,6 +263,10 @@ def tensorrt(version: str, failure: str | None = None) -> ModuleType:
         def get_engine_information(self, format):
             assert format == trt.LayerInformationFormat.JSON
             layers = [REFORMAT, LAYER, KERNEL]
+            (name,) = self._engine._inputs
+            if -1 in self._engine.get_tensor_shape(name) and self.execution_context._shape is None:
+                unknown = {"Outputs": [{"Name": "x", "Format/Datatype": "N/A due to dynamic shapes"}]}
+                layers = [{"Name": "x", **unknown} for _ in layers]
             return json.dumps({"Layers": layers if self._engine._kind == DETAILED else [la["Name"] for la in layers]})
 
     class IBuilderConfig:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -12,8 +13,9 @@ from fake_tensorrt import API, DETAILED, FAILURES, NAMES, VERSIONS, engine, para
 from ultralytics import YOLO
 
 from yolov12_plugin.benchmark import tensorrt as ours
+from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.hook import ExportDiffers, TensorRTBenchmark
-from yolov12_plugin.benchmark.tensorrt import Engine, NotRunnable, detailed_layers, layer_precisions, split_metadata
+from yolov12_plugin.benchmark.tensorrt import Engine, detailed_layers, layer_precisions, split_metadata
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,7 @@ def test_shapes_that_it_takes(version, exported, gpu, tmp_path):
     gpu(version)
     loaded = Engine(write(tmp_path, exported[1]["dynamic"]))
     assert loaded.shapes("images") == ((1, 3, 1, 1), (64, 3, 64, 64))
+    assert loaded.precision == "fp16"  # which only an engine with shapes tells
     with pytest.raises(NotRunnable, match=r"takes images of \(1, 3, 1, 1\) to .*, not \(1, 3, 96, 64\): set imgsz"):
         loaded.bind(torch.rand(1, 3, 96, 64))
     loaded = Engine(write(tmp_path, exported[1]["fixed"]))
@@ -138,6 +141,33 @@ def test_bindings_without_their_libraries(monkeypatch, tmp_path):
         Engine(tmp_path / "x.engine")
 
 
+def test_outputs_in_the_order_of_the_exporter(gpu, tmp_path):
+    """TensorRT has an order of its own."""
+    model = YOLO("yolov12n-seg.yaml", verbose=False)
+    model.model.pt_path = str(tmp_path / "seg.pt")
+    graph = Path(model.export(format="onnx", imgsz=64, verbose=False)).read_bytes()
+    gpu()
+    loaded = Engine(write(tmp_path, graph))
+    loaded.bind(torch.rand(1, 3, 64, 64))
+    loaded.execute()
+    assert [out.ndim for out in loaded.outputs] == [3, 4] and loaded.output_names == ["output0", "output1"]
+
+
+def test_inspector_that_writes_no_json(exported, gpu, monkeypatch, tmp_path):
+    gpu()
+    loaded = Engine(write(tmp_path, exported[1]["fixed"]))
+    monkeypatch.setattr(
+        sys.modules["tensorrt"].EngineInspector, "get_engine_information", lambda self, format: '{"Layers": [,]}'
+    )
+    assert loaded.layers() == {} and loaded.precision == "unknown"
+
+
+def test_builder_without_tensorrt(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with detailed_layers():
+        pass
+
+
 def test_layers_by_name_only(exported, gpu, tmp_path):
     gpu()
     loaded = Engine(write(tmp_path, exported[1]["fixed"], NAMES))
@@ -155,10 +185,11 @@ def test_data_types_as_releases_write_them():
         layer(**{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}),
         layer(Format="Row major linear", DataType="Half"),  # 11
         layer(**{"Format/Datatype": "N/A due to dynamic shapes"}),
+        layer(**{"Format/Datatype": "N/A due to dynamic shapes"}) | {"Weights": {"Type": "Half", "Count": 9}},
         layer(**{"Format/Datatype": "Int32"}),
         "a name",
     ]
-    assert layer_precisions(layers) == {"fp16": 2, "fp32": 1, "bf16": 1, "int8": 1}
+    assert layer_precisions(layers) == {"fp16": 3, "fp32": 1, "bf16": 1, "int8": 1}
 
 
 def test_builds_keep_their_layers(gpu):
@@ -211,7 +242,7 @@ def test_command_says_what_an_engine_takes(options, exported, gpu):
 def test_unknown_precision_is_said(exported, gpu):
     gpu()
     done = yolov12("bench", write(exported[0], exported[1]["fixed"], NAMES), "--device", "cpu", "--runs", 1)
-    assert done.exit_code == 0 and "does not tell its precision: build it with YOLO12_BENCH=1" in done.stderr
+    assert done.exit_code == 0 and "does not tell its precision: export it with YOLO12_BENCH=1" in done.stderr
 
 
 class Exporter:
@@ -220,7 +251,7 @@ class Exporter:
     def __init__(self, model, file, **args):
         from types import SimpleNamespace
 
-        self.args = SimpleNamespace(format="engine", batch=1, half=True, **args)
+        self.args = SimpleNamespace(format="engine", batch=1, half=True, conf=None, **args)
         self.model, self.file, self.imgsz, self.device = model, file.with_suffix(".pt"), [64, 64], torch.device("cpu")
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+import ultralytics
 import yaml
 from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
 
 import yolov12_plugin as y12
 from yolov12_plugin import names
+from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.runtimes import Options, Torch, exportable, open_artefact
-from yolov12_plugin.benchmark.tensorrt import NotRunnable
 from yolov12_plugin.benchmark.verify import LIMITS, enliven, read_images, verify
 
 IMGSZ = 160
@@ -108,6 +109,48 @@ def test_suppression_within_the_file(name, models, tmp_path):
         conv[-1].bias.data -= 9  # now it detects nothing, the file does
     checked = y12.verify_export(model, file)
     assert not checked and checked.detections > 5, checked
+    for conv in other.model.model[-1].cv3:
+        conv[-1].bias.data -= 9
+    other.model.pt_path = str(tmp_path / "none.pt")
+    checked = y12.verify_export(other, other.export(format="onnx", imgsz=IMGSZ, nms=True, verbose=False))
+    assert not checked and checked.diverging.startswith("nothing was detected by either"), checked
+
+
+def test_suppression_at_another_confidence(models, tmp_path):
+    model = models("yolov12n")
+    for conv in model.model.model[-1].cv3:
+        conv[-1].bias.data += 9
+    model.model.pt_path = str(tmp_path / "nms.pt")
+    file = model.export(format="onnx", imgsz=IMGSZ, nms=True, conf=0.6, verbose=False)
+    assert y12.verify_export(model, file, confidence=0.6) and not y12.verify_export(model, file)
+
+    def lose_all_but_three(graph):
+        graph.output[0].name, name = "kept", graph.output[0].name
+        ends = [helper.make_tensor(key, onnx.TensorProto.INT64, [1], [value]) for key, value in (("a", 0), ("b", 3))]
+        graph.initializer.extend([*ends, helper.make_tensor("axis", onnx.TensorProto.INT64, [1], [1])])
+        graph.node.append(helper.make_node("Slice", [name, "a", "b", "axis"], ["kept"]))
+        del graph.output[0].type.tensor_type.shape.dim[1:]
+
+    checked = y12.verify_export(model, tampered(file, lose_all_but_three), confidence=0.6)
+    assert not checked and checked.matched <= 6 < checked.detections, checked
+
+
+def test_openvino_with_half_its_weights(models, export):
+    """The weights are FP16, whatever a processor computes in."""
+    pytest.importorskip("openvino")
+    file = export("yolov12n", format="openvino", half=True)
+    checked = y12.verify_export(models("yolov12n"), file)
+    assert checked and checked.precision == "fp16", checked
+
+
+@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb"])
+def test_heads_with_both_branches(name, models, export):
+    if tuple(int(n) for n in ultralytics.__version__.split(".")[:2]) < (8, 4):
+        pytest.skip("this Ultralytics has no YOLO26")
+    for nms in (False, None):
+        file = export(name, nms=nms)
+        assert (checked := y12.verify_export(models(name), file)) and checked.matched, checked
+        assert not y12.verify_export(models(name, 1), file)
 
 
 def tampered(file, change):
@@ -245,7 +288,7 @@ def test_what_is_not_there(models, tmp_path):
         with pytest.raises(NotRunnable, match=r"cannot be read, export it again: \w+"):
             y12.verify_export(model, tmp_path / name)
     (tmp_path / "x_openvino_model").mkdir()
-    with pytest.raises(NotRunnable, match="cannot be read, export it again"):
+    with pytest.raises(NotRunnable, match=r"x_openvino_model holds no \.xml: export the model again"):
         y12.verify_export(model, tmp_path / "x_openvino_model")
 
 
@@ -253,7 +296,7 @@ def test_images_and_precisions_that_are_not_there(models, export, tmp_path):
     file = export("yolov12n")
     with pytest.raises(FileNotFoundError, match=r"no\.jpg is no image"):
         y12.verify_export(models("yolov12n"), file, source=[tmp_path / "no.jpg"])
-    with pytest.raises(ValueError, match="precision 'fp12' has no limits; there are fp32, fp16"):
+    with pytest.raises(ValueError, match="precision 'fp12' has no limits; there are fp32, tf32"):
         y12.verify_export(models("yolov12n"), file, precision="fp12")
 
 
@@ -267,6 +310,6 @@ def test_session_pads_the_last_batch(export):
 
 
 def test_limits_grow_with_coarseness():
-    values = [LIMITS[name] for name in ("fp32", "fp16", "bf16", "int8")]
+    values = list(LIMITS.values())
     for a, b in pairwise(values):
         assert a.box_px <= b.box_px and a.score <= b.score and a.relative <= b.relative and a.matched >= b.matched

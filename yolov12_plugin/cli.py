@@ -21,6 +21,7 @@ app.add_typer(paper, name="paper")
 def main() -> None:
     """Tools for YOLOv12 in Ultralytics; models are built, trained and exported by `yolo` itself."""
     os.environ.setdefault("YOLO_VERBOSE", "false")  # Ultralytics logs to the standard output, where the tables go
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # what is missing is said
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -33,7 +34,7 @@ def one_line() -> Iterator[None]:
 
     The progress of a download goes there too: the standard output is for tables.
     """
-    from yolov12_plugin.benchmark.tensorrt import NotRunnable
+    from yolov12_plugin.benchmark.errors import NotRunnable
     from yolov12_plugin.safe_load import CheckpointError
 
     try:
@@ -205,7 +206,7 @@ def bench(
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
     from yolov12_plugin.benchmark.table import aot_table, latency_table, markdown, show
 
-    models = list(dict.fromkeys(models))
+    models = list({str(Path(model).resolve()): model for model in models}.values())
 
     def report(line: str) -> None:
         progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -214,8 +215,9 @@ def bench(
         one_line(),
         Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
     ):
-        if out is not None and str(out) != "-" and not out.resolve().parent.is_dir():
-            raise FileNotFoundError(f"{out.parent} does not exist, so {out.name} cannot be written there")
+        if out is not None and str(out) != "-":
+            with out.open("a", encoding="utf-8"):  # not when everything has been measured
+                pass
         if aot is not None:
             from yolov12_plugin.benchmark.aot import bench_aot
 
@@ -224,7 +226,7 @@ def bench(
             result = bench_aot(
                 models,
                 capabilities,
-                imgsz or 640,
+                imgsz,
                 report=report,
                 advance=lambda what, steps: progress.update(bar, description=what, advance=steps),
             )
@@ -250,9 +252,9 @@ def bench(
                 advance=lambda what, steps: progress.update(bar, description=what, advance=steps),
             )
             table = latency_table(result)
-        text = json.dumps(result, indent=2) + "\n"
-        if out is not None and str(out) != "-":
-            out.write_text(text, encoding="utf-8")
+    text = json.dumps(result, indent=2) + "\n"
+    if out is not None and str(out) != "-":
+        out.write_text(text, encoding="utf-8")
     if str(out) == "-":
         typer.echo(text, nl=False)
     elif table.row_count and as_markdown:
@@ -261,7 +263,8 @@ def bench(
         show(table)
     failed = [row for row in result["rows"] if "error" in row]
     if failed:
-        raise typer.Exit(1 if any("verification" in row for row in failed) else 2)
+        differs = (not row["verification"]["passed"] for row in failed if "verification" in row)
+        raise typer.Exit(1 if any(differs) else 2)
 
 
 @paper.command()

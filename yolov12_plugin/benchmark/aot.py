@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from yolov12_plugin.benchmark.bench import Candidate, or_reason, without_plugin
+from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.machine import versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.runtimes import exportable
-from yolov12_plugin.benchmark.tensorrt import NotRunnable
 
 HINT = "TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13"
 KERNEL = re.compile(r"^\s*Name: .*?, LayerType: (?!signal|wait)\S+, .*TacticName: (\S*),", re.MULTILINE)
@@ -97,7 +97,7 @@ def compile_onnx(graph: bytes, capability: str = "sm75") -> Compiled:
 def bench_aot(
     models: Sequence[str],
     capabilities: Sequence[str],
-    imgsz: int = 640,
+    imgsz: int | None = None,
     *,
     report: Callable[[str], object] = lambda line: None,
     advance: Callable[[str, int], object] = lambda what, steps: None,
@@ -114,6 +114,8 @@ def bench_aot(
         known = compute_capabilities()
     except ImportError as e:
         raise NotRunnable(str(e)) from e
+    if not capabilities:
+        raise NotRunnable(f"no compute capability is named: {', '.join(known)}")
     for capability in capabilities:
         if capability not in known:
             raise NotRunnable(f"compute capability {capability!r} is unknown: {', '.join(known)}")
@@ -121,12 +123,13 @@ def bench_aot(
     for given in models:
         advance(given, 0)
         try:
-            rows += compiled_rows(or_reason(partial(Candidate, given)), capabilities, imgsz)
+            candidate = or_reason(partial(Candidate, given))
+            rows += compiled_rows(candidate, capabilities, candidate.pixels(imgsz))
         except NotRunnable as e:
             rows.append({"model": given, "error": f"{given}: {e}"})
             report(f"Error: {given}: {e}")
         advance(given, 1)
-    return {"schema": SCHEMA, "kind": "aot", "protocol": {"imgsz": imgsz}, "versions": versions(), "rows": rows}
+    return {"schema": SCHEMA, "kind": "aot", "protocol": {"imgsz": imgsz or 640}, "versions": versions(), "rows": rows}
 
 
 def builds(candidate: Candidate) -> dict[str, nn.Module]:

@@ -3,24 +3,28 @@
 The protocol of the paper (section 4.1: TensorRT FP16, batch 1, 640 pixels) as it is kept here:
 
 - What is timed is the execution of the network alone, its input resident on the device; no pre- or postprocessing of
-  Python. On a GPU that is the time between two CUDA events around the execution, recorded on its stream, optionally of
-  a CUDA graph; on a CPU it is by the clock.
+  Python. On a GPU that is the time between two CUDA events around the execution, recorded on its stream while the one
+  before is still running, optionally of a CUDA graph; on a CPU it is by the clock.
 - The models of a runtime take turns, every other round backwards, after `warmup` rounds. The ratio is the median over
   the rounds of a model's time over the first model's in the same round. Samples beyond three standard deviations are
   clipped.
-- `latency` is the forward pass. `latency_nms` adds Ultralytics' non-maximum suppression at the thresholds of its
-  validation (`NMS`), on real images; models that need none have none.
+- `latency` is the forward pass. `latency_nms`, in the same rounds, adds Ultralytics' non-maximum suppression at the
+  thresholds of its validation (`NMS`), on real images; models that need none, or have it within, have none.
 - Every session is compared with PyTorch on real images before it is timed, in the very buffers that are timed then.
-  What does not compute the model gets no latency.
-- A model that is named, or built from YAML, is untrained: its normalisations are scaled so that its outputs depend on
-  the image (`verify.enliven`), or the comparison would show nothing. Weights do not change the time of a forward pass;
-  they do change how much non-maximum suppression has to do.
+  What does not compute the model gets no latency; where the comparison shows little, that is said.
+- A model that is untrained, as one that is named or built from YAML, has its normalisations scaled so that its outputs
+  depend on the image (`verify.enliven`), or the comparison would show nothing. Weights do not change the time of a
+  forward pass; they do change how much non-maximum suppression has to do.
 - `yolo12*` is stock: built and exported by Ultralytics as it is without the plugin.
-- Recorded with the times: GPU, driver, power limit, temperature and clocks before and after, whether the clocks are
-  locked, versions, and the precision that the runtime reports of what it built, whatever was asked for.
+- Recorded with the times: GPU, driver, power limit, temperature and clocks before and after, the SM clock meanwhile and
+  whether it stayed the same, as it does when it is locked, versions, and the precision that the runtime reports of what
+  it built, whatever was asked for.
 """
 
 import datetime
+import importlib
+import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -35,17 +39,16 @@ import torch
 from torch import Tensor, nn
 
 from yolov12_plugin import registry
-from yolov12_plugin.benchmark.machine import UNLOCKED, gpu_state, machine, versions
+from yolov12_plugin.benchmark.errors import NotRunnable
+from yolov12_plugin.benchmark.machine import Clocks, cores, gpu_state, machine, versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.runtimes import (
     RUNTIMES,
-    NotRunnable,
     Options,
     Runtime,
     Session,
     TensorRT,
     Torch,
-    cores,
     exportable,
     open_artefact,
     runtime_of,
@@ -53,6 +56,7 @@ from yolov12_plugin.benchmark.runtimes import (
 from yolov12_plugin.benchmark.tensorrt import detailed_layers
 from yolov12_plugin.benchmark.timing import interleave, ratios, summary
 from yolov12_plugin.benchmark.verify import (
+    CONFIDENCE,
     Verification,
     channels,
     enliven,
@@ -60,6 +64,7 @@ from yolov12_plugin.benchmark.verify import (
     is_dense,
     is_rotated,
     read_images,
+    responds,
     selects,
     verify,
 )
@@ -102,11 +107,21 @@ class Prepared:
     verification: Verification
     suppress: Callable[[list[Tensor]], object] | None
 
+    def doubts(self, name: str, protocol: Protocol) -> Iterator[str]:
+        """What is to be said beside its latency: a comparison that shows little, a precision that was not asked for."""
+        if self.verification.note:
+            yield f"{name}: {self.verification.note}"
+        runs_in = self.session.precision
+        if runs_in == "unknown":
+            yield f"{name} does not tell its precision: export it with YOLO12_BENCH=1 or TensorRTBenchmark().attach()"
+        elif protocol.half and runs_in != "fp16":
+            yield f"{name} was asked for fp16 and runs in {runs_in}"
+
 
 class Candidate:
     """A model of a run: its name, the network that sessions are held against, and the exported file if it is one."""
 
-    def __init__(self, name: str, reference: str | None = None) -> None:
+    def __init__(self, name: str, reference: str | None = None, imgsz: int | None = None) -> None:
         self.artefact = Path(name) if runtime_of(Path(name)) else None
         if self.artefact is not None and not self.artefact.exists():
             raise NotRunnable(f"{name} does not exist")
@@ -114,7 +129,6 @@ class Candidate:
         source = Path(name) if self.artefact is None else checkpoint_of(self.artefact, reference)
         if not source.suffix:
             source = Path(f"{source}.yaml")
-        self.untrained = source.suffix in (".yaml", ".yml")
         self.stock = source.name.startswith("yolo12")
         self.name = source.stem if self.artefact is None else self.artefact.name
         with without_plugin() if self.stock else nullcontext():
@@ -125,9 +139,10 @@ class Candidate:
                 "is no model of PyTorch, and of exported files .engine, .onnx, .torchscript and "
                 "_openvino_model are timed"
             )
-        if self.untrained:
-            size = 224 if self.net.task == "classify" else 640
-            enliven(self.net, read_images((size, size), channels=channels(self.net)))
+        if self.artefact is None:
+            images = read_images((self.pixels(imgsz),) * 2, channels=channels(self.net))
+            if not responds(self.net, images):
+                enliven(self.net, images)
 
     @property
     def known_as(self) -> str:
@@ -142,17 +157,19 @@ class Candidate:
             NotRunnable: an exported file takes no images as the protocol has them.
         """
         options = replace(protocol.options, half=protocol.half)
-        batch, size = protocol.batch or 1, (self.pixels(protocol),) * 2
+        runtime.require(also=needed_to_export(runtime, protocol.half) if self.artefact is None else ())
+        batch, size = protocol.batch or 1, (self.pixels(protocol.imgsz),) * 2
         if self.artefact is not None:
             if (own := runtime_of(self.artefact)) is not runtime:
                 raise NotRunnable(f"runs on {own.name if own else 'another runtime'}, not on {runtime.name}")
             session = open_artefact(self.artefact, options)
-            size = size if protocol.imgsz and session.size != size else session.size or size
+            if not protocol.imgsz:
+                size = session.size or session.exported_size or size
             batch = protocol.batch or session.batch or 1
             if (session.size or size) != size or (session.batch or batch) != batch:
                 takes = f"{session.batch or 'any number of'} x {session.size or ('any', 'any')}"
                 raise NotRunnable(f"takes images of {takes}, not {batch} x {size}: set --batch and --imgsz to that")
-            selected = selects(session(read_images(size, channels=channels(self.net)))[0])
+            selected = selects(session, read_images(size, channels=channels(self.net)), self.net.model[-1])
             net = exportable(self.net, size, batch, end2end=selected)
             return prepare(net, session, size, batch, self.known_as)
         net = exportable(self.net, size, batch)
@@ -162,12 +179,11 @@ class Candidate:
             file = self.export(runtime, protocol, folder)
         return prepare(net, open_artefact(file, options), size, batch, self.known_as)
 
-    def pixels(self, protocol: Protocol) -> int:
-        """Side of the image, of a size that the strides of the network divide."""
-        from ultralytics.utils.checks import check_imgsz
-
-        wanted = protocol.imgsz or (224 if self.net.task == "classify" else 640)
-        return check_imgsz(wanted, stride=max(int(self.net.stride.max()), 32))
+    def pixels(self, imgsz: int | None) -> int:
+        """Side of the image: what is asked for, or the task's own, as the next multiple of the network's stride."""
+        wanted = imgsz or (224 if self.net.task == "classify" else 640)
+        stride = max(int(self.net.stride.max()), 32)
+        return -(-wanted // stride) * stride
 
     def export(self, runtime: Runtime, protocol: Protocol, folder: Path) -> Path:
         """Export as `yolo export` does, heads that need no non-maximum suppression as such."""
@@ -176,10 +192,9 @@ class Candidate:
         device = (
             protocol.options.device.index or 0 if runtime.on_gpu and protocol.options.device.type == "cuda" else "cpu"
         )
-        size = {"imgsz": self.pixels(protocol), "batch": protocol.batch or 1}
+        size = {"imgsz": self.pixels(protocol.imgsz), "batch": protocol.batch or 1}
         half = {"half": True} if protocol.half else {}
-        with warnings.catch_warnings(), detailed_layers() if runtime.format == "engine" else nullcontext():
-            warnings.simplefilter("ignore")  # the exporters' tracer and deprecation notes
+        with quiet(), detailed_layers() if runtime.format == "engine" else nullcontext():
             return Path(yolo.export(format=runtime.format, **size, **half, device=device, nms=False, verbose=False))
 
 
@@ -208,6 +223,31 @@ def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
     return file
 
 
+def needed_to_export(runtime: Runtime, half: bool) -> tuple[str, ...]:
+    """Modules that Ultralytics needs to export for a runtime, and would install in the middle of a run."""
+    if runtime.format != "engine":
+        return ()
+    # Since 11 TensorRT takes FP16 from the graph alone, which Ultralytics has ModelOpt write.
+    strongly_typed = half and int(importlib.import_module("tensorrt").__version__.split(".")[0]) >= 11
+    return ("onnx", "modelopt") if strongly_typed else ("onnx",)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the tracer's and the converters' notes on an export: what fails is raised all the same."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
 @contextmanager
 def without_plugin() -> Iterator[None]:
     """Ultralytics as it is without the plugin."""
@@ -233,10 +273,12 @@ def non_maximum_suppression(head: Any) -> Callable[[list[Tensor]], object] | Non
     return lambda outputs: keep(outputs[0].float().clone(), nc=head.nc, max_time_img=10.0)
 
 
-def prepare(net: Any, session: Session, size: tuple[int, int], batch: int, known_as: str) -> Prepared:
+def prepare(
+    net: Any, session: Session, size: tuple[int, int], batch: int, known_as: str, confidence: float = CONFIDENCE
+) -> Prepared:
     """Verify a session against the `exportable` network, in the batches that are timed; the last stays bound."""
     session.batch = batch
-    checked = verify(net, session, read_images(size, channels=channels(net)))
+    checked = verify(net, session, read_images(size, channels=channels(net)), confidence=confidence)
     about = {
         "device": session.device.type,
         "precision": session.precision,
@@ -244,12 +286,13 @@ def prepare(net: Any, session: Session, size: tuple[int, int], batch: int, known
         "batch": batch,
         "parameters": sum(p.numel() for p in net.parameters()),
         "gflops": round(flops(net, size[0]) * size[1] / size[0], 1),
-        "paper_ms": paper_latency(known_as),
+        "paper_ms": paper_latency(known_as) if (*size, batch) == (640, 640, 1) else None,
         "verification": checked.record(),
     }
     if isinstance(session, TensorRT):
         about["layers"] = session.engine.layers()
-    return Prepared(session, about, checked, non_maximum_suppression(net.model[-1]))
+    within = session.arguments.get("nms")
+    return Prepared(session, about, checked, None if within else non_maximum_suppression(net.model[-1]))
 
 
 def flops(net: Any, imgsz: int) -> float:
@@ -258,31 +301,50 @@ def flops(net: Any, imgsz: int) -> float:
 
 
 def time_prepared(
-    prepared: Mapping[K, Prepared], runs: int, warmup: int, step: Callable[[str], object] = lambda what: None
+    prepared: Mapping[K, Prepared], runs: int, warmup: int, step: Callable[[], object] = lambda: None
 ) -> dict[K, dict[str, Any]]:
-    """Latencies, and ratios to the first, of sessions in one interleaved run; `step` is told each round's kind."""
+    """Latencies, and ratios to the first, of sessions in one interleaved run; `step` ends a round.
 
-    def run(calls: dict[K, Any], what: str) -> dict[K, list[float]]:
-        return interleave(calls, runs, warmup, measure=lambda call: call(), step=partial(step, what))
+    A session that breaks meanwhile has the reason as `error`, and the others go on.
+    """
+    broken: dict[K, str] = {}
 
-    forward = run({name: p.session.measure() for name, p in prepared.items()}, "forward")
-    with_nms = run({n: p.session.measure(p.suppress) for n, p in prepared.items() if p.suppress}, "forward and NMS")
-    ratio = ratios(forward, next(iter(forward)))
-    return {
-        name: {
-            "latency": summary(forward[name]),
-            "latency_nms": summary(with_nms[name]) if name in with_nms else None,
-            "ratio": round(ratio[name], 4),
+    def guarded(name: K, measure: Callable[[], float]) -> Callable[[], float]:
+        def once() -> float:
+            try:
+                return math.nan if name in broken else or_reason(measure)
+            except NotRunnable as e:
+                broken[name] = str(e)
+                return math.nan
+
+        return once
+
+    calls = {(name, "latency"): guarded(name, p.session.measure()) for name, p in prepared.items()}
+    for name, p in prepared.items():
+        if p.suppress is not None:
+            calls[name, "latency_nms"] = guarded(name, p.session.measure(p.suppress))
+    seconds = interleave(calls, runs, warmup, measure=lambda call: call(), step=step)
+    times: dict[K, dict[str, Any]] = {name: {"error": reason} for name, reason in broken.items()}
+    whole = [name for name in prepared if name not in broken]
+    ratio = ratios({name: seconds[name, "latency"] for name in whole}, whole[0]) if whole else {}
+    for name in whole:
+        with_nms = seconds.get((name, "latency_nms"))
+        same_size = all(prepared[name].about[key] == prepared[whole[0]].about[key] for key in ("imgsz", "batch"))
+        times[name] = {
+            "latency": summary(seconds[name, "latency"]),
+            "latency_nms": summary(with_nms) if with_nms else None,
+            "ratio": round(ratio[name], 4) if same_size else None,
         }
-        for name in prepared
-    }
+    return times
 
 
-def record(protocol: Protocol, rows: list[dict[str, Any]], device: torch.device, before: dict | None) -> dict[str, Any]:
-    """The record of schema 1 of rows measured on a device, whose state `before` the run stands beside that after it."""
+def record(
+    protocol: Protocol, rows: list[dict[str, Any]], device: torch.device, before: dict[str, Any] | None, clocks: Clocks
+) -> dict[str, Any]:
+    """The record of schema 1 of rows measured on a device, with its state `before`, its clocks meanwhile, and now."""
     about = machine(device)
     if about["gpu"] is not None:
-        about["gpu"]["before"] = before
+        about["gpu"] |= {**clocks.record(), "before": before}
     return {
         "schema": SCHEMA,
         "kind": "latency",
@@ -310,11 +372,12 @@ def bench(
     many of the `steps_of` the run that took.
     """
     rows: list[dict[str, Any]] = []
-    report = cache(report)  # a reason that holds for several rows is said once
-    candidate = cache(lambda given: or_reason(partial(Candidate, given, reference), about=given))
+    say = cache(report)  # a reason that holds on several runtimes is said once
+    candidate = cache(lambda given: or_reason(partial(Candidate, given, reference, protocol.imgsz), about=given))
     device, before = torch.device("cpu"), None
     if protocol.options.device.type == "cuda":
         torch.cuda.set_device(protocol.options.device)
+    clocks = Clocks(protocol.options.device, every=max(1, (protocol.runs + protocol.warmup) // 8))
     for runtime in map(RUNTIMES.__getitem__, runtimes):
         prepared: dict[int, Prepared] = {}
         with tempfile.TemporaryDirectory(prefix="yolov12-bench-") as folder:
@@ -336,9 +399,11 @@ def bench(
                     if not ready.verification:
                         raise NotRunnable(f"{about} {ready.verification}")
                     prepared[len(rows)] = ready
+                    for line in ready.doubts(about, protocol):
+                        say(f"Warning: {line}")
                 except NotRunnable as e:
                     row["error"] = str(e)
-                    report(f"Error: {e}")
+                    say(f"Error: {e}")
                 rows.append(row)
                 advance(f"{runtime.name}: {given}", 2)
             if not prepared:
@@ -346,32 +411,20 @@ def bench(
             used = next(iter(prepared.values())).session.device
             if used.type == "cuda" and before is None:
                 device, before = used, gpu_state(used)
-                if not before["clocks_locked"]:
-                    report(f"Warning: {UNLOCKED}")
-            step = partial(_step, advance, runtime.name)
-            measure = partial(time_prepared, prepared, protocol.runs, protocol.warmup, step)
-            try:
-                times = or_reason(measure, about=runtime.name)
-            except NotRunnable as e:
-                times = {i: {"error": str(e)} for i in prepared}
-                report(f"Error: {e}")
-            for i, row in ((i, rows[i]) for i in prepared):
-                row.update(times[i])
-                if (doubt := doubtful_precision(row, protocol.half)) is not None:
-                    report(f"Warning: {doubt}")
-    return record(protocol, rows, device, before)
+            step = partial(_end_round, partial(advance, runtime.name, 1), clocks)
+            for i, times in time_prepared(prepared, protocol.runs, protocol.warmup, step).items():
+                rows[i].update(times)
+                if "error" in times:
+                    rows[i]["error"] = f"{rows[i]['model']} on {runtime.name}: {times['error']}"
+                    say(f"Error: {rows[i]['error']}")
+    if before is not None and (moved := clocks.warning()) is not None:
+        say(f"Warning: {moved}")
+    return record(protocol, rows, device, before, clocks)
 
 
-def doubtful_precision(row: dict[str, Any], half: bool) -> str | None:
-    """What is to be said of the precision that a runtime reports, if anything."""
-    model, found = f"{row['model']} on {row['runtime']}", row["precision"]
-    if found == "unknown":
-        return f"{model} does not tell its precision: build it with YOLO12_BENCH=1 or TensorRTBenchmark().attach(model)"
-    return f"{model} was asked for fp16 and runs in {found}" if half and found != "fp16" else None
-
-
-def _step(advance: Callable[[str, int], object], runtime: str, what: str) -> None:
-    advance(f"{runtime}: {what}", 1)
+def _end_round(advance: Callable[[], object], clocks: Clocks) -> None:
+    advance()
+    clocks.tick()
 
 
 def pick_options(device: str | None, threads: int | None, cuda_graph: bool, compile: bool) -> Options:
@@ -383,6 +436,7 @@ def pick_options(device: str | None, threads: int | None, cuda_graph: bool, comp
     name = device or ("0" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device("cuda", int(name)) if name.isdigit() else torch.device(name)
+        where = torch.device("cuda", where.index or 0) if where.type == "cuda" else where
     except RuntimeError as e:
         raise NotRunnable(f"{name!r} is no device: cpu, 0 or cuda:0") from e
     count = torch.cuda.device_count()
@@ -410,8 +464,8 @@ def pick_runtimes(models: Sequence[str], runtimes: Sequence[str] | None, options
 
 
 def steps_of(models: int, runtimes: int, protocol: Protocol) -> int:
-    """Steps that `bench` reports in all: each model exported and verified, and each round of two runs."""
-    return runtimes * (2 * models + 2 * (protocol.runs + protocol.warmup))
+    """Steps that `bench` reports in all: two for each model exported and verified, and each round."""
+    return runtimes * (2 * models + protocol.runs + protocol.warmup)
 
 
 def or_reason(make: Callable[[], T], about: str = "") -> T:

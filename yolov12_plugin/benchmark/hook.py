@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from yolov12_plugin.benchmark.bench import Protocol, doubtful_precision, or_reason, prepare, record, time_prepared
-from yolov12_plugin.benchmark.machine import UNLOCKED, gpu_state
+from yolov12_plugin.benchmark.bench import Protocol, or_reason, prepare, record, time_prepared
+from yolov12_plugin.benchmark.errors import NotRunnable
+from yolov12_plugin.benchmark.machine import Clocks, gpu_state
 from yolov12_plugin.benchmark.results import device_name
-from yolov12_plugin.benchmark.runtimes import RUNTIMES, NotRunnable, Options, open_artefact
+from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, asked_for_half, open_artefact
 from yolov12_plugin.benchmark.tensorrt import detailed_layers
+from yolov12_plugin.benchmark.verify import CONFIDENCE
 
 
 class ExportDiffers(RuntimeError):
@@ -50,6 +52,7 @@ class TensorRTBenchmark:
             model.callbacks[event].append(callback)
 
     def on_export_start(self, exporter: Any) -> None:
+        self._building.close()  # of an export that failed
         if exporter.args.format == "engine":
             self._building.enter_context(detailed_layers())
 
@@ -61,10 +64,14 @@ class TensorRTBenchmark:
         if runtime is None:
             LOGGER.warning(f"yolov12-plugin: format={exporter.args.format} is not timed; verify_export() compares it")
             return
-        file = exporter.file.with_name(exporter.file.stem + runtime.suffix)
+        stem = exporter.file.stem
+        names = (f"{stem}{runtime.suffix}", f"{stem}_int8{runtime.suffix}")  # some releases name OpenVINO's INT8 so
+        files = [file for name in names if (file := exporter.file.with_name(name)).exists()]
+        if not files:
+            return  # the export failed, and said so
         try:
-            self.measure(exporter, file, runtime.name)
-        except (ExportDiffers, NotRunnable) as e:
+            self.measure(exporter, max(files, key=lambda file: file.stat().st_mtime), runtime.name)
+        except (ExportDiffers, NotRunnable, OSError) as e:
             if not self.exits:
                 raise
             print(f"Error: {e}", file=sys.stderr)
@@ -73,30 +80,33 @@ class TensorRTBenchmark:
     def measure(self, exporter: Any, file: Path, runtime: str) -> None:
         from ultralytics.utils import LOGGER
 
-        session = open_artefact(file, replace(self.protocol.options, device=exporter.device))
-        net = deepcopy(exporter.model).float()
+        protocol = replace(self.protocol, half=asked_for_half(vars(exporter.args)))
+        session = open_artefact(file, replace(protocol.options, device=exporter.device))
+        # With nms=True an exporter leaves the network training, and its boxes as corners.
+        net = deepcopy(exporter.model).float().eval()
+        if hasattr(net.model[-1], "xyxy"):
+            net.model[-1].xyxy = False
         size, batch = session.size or tuple(exporter.imgsz), session.batch or exporter.args.batch
         name = Path(net.yaml.get("yaml_file") or file).stem if net.yaml.get("nc", 80) == 80 else ""
         before = gpu_state(session.device) if session.device.type == "cuda" else None
-        ready = or_reason(lambda: prepare(net, session, size, batch, name), about=file.name)
+        confidence = exporter.args.conf or CONFIDENCE
+        ready = or_reason(lambda: prepare(net, session, size, batch, name, confidence), about=file.name)
         row = {"model": file.stem.removesuffix("_openvino_model"), "runtime": runtime, **ready.about}
+        clocks = Clocks(session.device, every=max(1, protocol.runs // 8))
         if ready.verification:
-            row |= time_prepared({0: ready}, self.protocol.runs, self.protocol.warmup)[0]
+            row |= time_prepared({0: ready}, protocol.runs, protocol.warmup, clocks.tick)[0]
         else:
-            row["error"] = f"{file.name} {ready.verification}"
-        self.result = record(self.protocol, [row], session.device, before)
+            row["error"] = str(ready.verification)
+        self.result = record(protocol, [row], session.device, before, clocks)
         beside = file.with_name(f"{file.name}.json")
         beside.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
         if "error" in row:
-            raise ExportDiffers(row["error"])
-        if before is not None and not before["clocks_locked"]:
-            LOGGER.warning(UNLOCKED)
-        arguments = vars(exporter.args)
-        half = arguments.get("half") is True or arguments.get("quantize") == 16
-        if (doubt := doubtful_precision(row, half)) is not None:
-            LOGGER.warning(doubt)
+            raise (NotRunnable if ready.verification else ExportDiffers)(f"{file.name} {row['error']}")
+        for doubt in (*ready.doubts(file.name, protocol), clocks.warning() if before is not None else None):
+            if doubt is not None:
+                LOGGER.warning(doubt)
         median, low, high = (row["latency"][key] for key in ("median_ms", "p10_ms", "p90_ms"))
         LOGGER.info(
-            f"{file.name} {ready.verification}\n{row['precision']} on {device_name(self.result)}: "
+            f"{file.name} {ready.verification}\n{row['precision']} on {device_name(self.result, row['device'])}: "
             f"{median:.2f} ms ({low:.2f} to {high:.2f}), forward only; {beside}"
         )

@@ -1,13 +1,13 @@
 """What a measurement was made on: processor or GPU, its clocks and limits, and the versions of what ran."""
 
 import importlib.metadata
+import os
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import torch
-
-from yolov12_plugin.benchmark.runtimes import cores
 
 PACKAGES = (
     *("yolov12-plugin", "ultralytics", "torch", "onnx", "onnxruntime", "openvino"),
@@ -21,12 +21,11 @@ QUERIES = {
     "memory_clock_mhz": "clocks.mem",
     "max_sm_clock_mhz": "clocks.max.sm",
 }
-# Active while `nvidia-smi --lock-gpu-clocks` or `--applications-clocks` holds the clock; drivers renamed it in 2023.
-LOCKED = ("clocks_event_reasons.applications_clocks_setting", "clocks_throttle_reasons.applications_clocks_setting")
-UNLOCKED = (
-    "the GPU's clocks are not locked, so they follow load and temperature: nvidia-smi --lock-gpu-clocks=MHZ, MHZ "
-    "makes results comparable"
-)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
@@ -37,6 +36,8 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if (trt := sys.modules.get("tensorrt")) is not None:  # installed as tensorrt-cu12, tensorrt-cu13 or by NVIDIA's own
+        found["tensorrt"] = trt.__version__
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 
@@ -55,16 +56,40 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def gpu_state(device: torch.device) -> dict[str, Any]:
-    """Driver, power limit (W), temperature (°C) and clocks (MHz) of a GPU now, and whether the clocks are locked.
-
-    What nvidia-smi does not tell is None; `clocks_locked` also where neither name of its query is known.
-    """
-    name = smi_name(device)
-    values = _query(name, ",".join(QUERIES.values())) or [""] * len(QUERIES)
+    """Driver, power limit (W), temperature (°C) and clocks (MHz) of a GPU now; None where nvidia-smi does not tell."""
+    values = _query(smi_name(device), ",".join(QUERIES.values())) or [""] * len(QUERIES)
     state: dict[str, Any] = {key: _number(value) for key, value in zip(QUERIES, values)}
-    state["driver"] = values[0] or None
-    locked = next((found[0] for field in LOCKED if (found := _query(name, field))), None)
-    return state | {"clocks_locked": None if locked not in ("Active", "Not Active") else locked == "Active"}
+    return state | {"driver": values[0] or None}
+
+
+class Clocks:
+    """The SM clock (MHz) of a GPU while something runs: a lock cannot be asked for, but a clock that moves is none.
+
+    `tick` ends a round, and reads the clock in each `every` of them on a GPU.
+    """
+
+    def __init__(self, device: torch.device, every: int = 1) -> None:
+        self.device, self.every, self.rounds = device, every, 0
+        self.samples: list[float] = []
+
+    def tick(self) -> None:
+        self.rounds += 1
+        if self.device.type != "cuda" or self.rounds % self.every:
+            return
+        if (found := _query(smi_name(self.device), QUERIES["sm_clock_mhz"])) and (clock := _number(found[0])):
+            self.samples.append(clock)
+
+    def record(self) -> dict[str, Any]:
+        """The samples, and whether they are all the same; None where nvidia-smi told nothing."""
+        return {"sm_clocks_mhz": self.samples, "clocks_steady": len(set(self.samples)) == 1 if self.samples else None}
+
+    def warning(self) -> str | None:
+        """What is to be said unless the clock stayed the same."""
+        todo = "nvidia-smi --lock-gpu-clocks=MHZ,MHZ makes results comparable"
+        if not self.samples:
+            return f"nvidia-smi does not tell the GPU's clock, so it may have moved: {todo}"
+        low, high = min(self.samples), max(self.samples)
+        return f"the GPU's clock moved between {low:g} and {high:g} MHz: {todo}" if low < high else None
 
 
 def smi_name(device: torch.device) -> str:

@@ -70,14 +70,15 @@ class Results:
             where = f"{self.machine['processor']} ({self.protocol['threads']} threads)"
         else:
             where = self.machine["gpu"]["name"]
-        switches = [f", {name.replace('_', ' ')}" for name in ("cuda_graph", "compile") if self.protocol.get(name)]
+        apply = {"cuda_graph": row.device != "cpu", "compile": row.runtime == "torch"}
+        switches = [f", {name.replace('_', ' ')}" for name, does in apply.items() if does and self.protocol.get(name)]
         return f"{row.runtime}, {where}{''.join(switches)}"
 
 
-def device_name(record: dict[str, Any]) -> str:
-    """The GPU or processor of a record by its own name."""
-    gpu = record["machine"]["gpu"]
-    return gpu["name"] if gpu else record["machine"]["processor"]
+def device_name(record: dict[str, Any], device: str) -> str:
+    """The processor or the GPU of a record by its own name."""
+    machine = record["machine"]
+    return machine["processor"] if device == "cpu" else machine["gpu"]["name"]
 
 
 def read_results(path: Path) -> Results:

@@ -1,33 +1,33 @@
 """What computes a model: PyTorch and the runtimes of exported files, each as a session."""
 
+import ast
 import importlib
 import importlib.util
 import json
-import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
-from yolov12_plugin.benchmark.tensorrt import Engine, NotRunnable, load
+from yolov12_plugin.benchmark.errors import NotRunnable
+from yolov12_plugin.benchmark.machine import cores
+from yolov12_plugin.benchmark.tensorrt import Engine, load
 from yolov12_plugin.benchmark.timing import wall
 
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int8: "int8"}
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Options:
-    """How sessions run. `threads` are those of a CPU; `compile` and `cuda_graph` are of PyTorch and TensorRT."""
+    """How sessions run: `threads` those of a CPU, `compile` PyTorch, `cuda_graph` PyTorch and TensorRT on a GPU."""
 
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
     half: bool = False
@@ -82,6 +82,20 @@ class Session:
     size: tuple[int, int] | None = None  # height and width, where the file has but one
     batch: int | None = None  # likewise
     output_names: list[str] | None = None
+    stored: str | None = None  # what the weights are kept in, where that is less than they are computed in
+    metadata: Mapping[str, Any] = MappingProxyType({})  # Ultralytics' own, as in the file
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the export."""
+        found = literal(self.metadata.get("args"))
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def exported_size(self) -> tuple[int, int] | None:
+        """Height and width that the file was exported for, also where it takes others."""
+        found = literal(self.metadata.get("imgsz"))
+        return tuple(found) if isinstance(found, (list, tuple)) and len(found) == 2 else None  # type: ignore[return-value]
 
     def bind(self, images: Tensor) -> None:
         raise NotImplementedError
@@ -110,7 +124,8 @@ class Session:
     def measure(self, then: Callable[[list[Tensor]], object] | None = None) -> Callable[[], float]:
         """A call that executes once, with `then` on the outputs, and returns its seconds.
 
-        On a GPU these are between two CUDA events around it, on a CPU by the clock.
+        On a GPU these are between two CUDA events around it, on a CPU by the clock. An execution goes ahead of the
+        first event, or the GPU would stamp it at once, and wait within what is timed for the CPU to enqueue the next.
         """
 
         def once() -> None:
@@ -124,7 +139,8 @@ class Session:
         stream = self.stream or torch.cuda.current_stream(self.device)
 
         def between_events() -> float:
-            with torch.cuda.stream(stream):
+            with torch.cuda.device(self.device), torch.cuda.stream(stream):
+                self.execute()
                 start.record()
                 once()
                 end.record()
@@ -141,7 +157,16 @@ class Torch(Session):
         self.device = options.device
         self.model = model.half().to(options.device) if options.half else model.to(options.device)
         self.precision = PRECISIONS[next(self.model.parameters()).dtype]
-        self.forward: Callable[[Tensor], Any] = torch.compile(self.model) if options.compile else self.model
+        if self.precision == "fp32" and has_tf32(self.device) and torch.backends.cudnn.allow_tf32:
+            self.precision = "tf32"
+        self.forward: Callable[[Tensor], Any] = self.model
+        if options.compile:
+            config = importlib.import_module("torch._dynamo").config
+            limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+            setattr(
+                config, limit, max(getattr(config, limit), 1024)
+            )  # all models share one forward: the ninth was eager
+            self.forward = torch.compile(self.model)
         self.cuda_graph = options.cuda_graph and self.device.type == "cuda"
         if self.device.type == "cpu":
             torch.set_num_threads(options.threads)
@@ -175,10 +200,13 @@ class Torch(Session):
 class TorchScript(Torch):
     def __init__(self, file: Path, options: Options) -> None:
         extra = {"config.txt": ""}
-        super().__init__(torch.jit.load(str(file), options.device, extra), options)
-        metadata = json.loads(extra["config.txt"] or "{}")
-        if not metadata.get("dynamic") and "imgsz" in metadata:  # the trace keeps its anchors
-            self.batch, self.size = metadata["batch"], tuple(metadata["imgsz"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated, and Ultralytics' format
+            model = torch.jit.load(str(file), options.device, extra)
+        super().__init__(model, replace(options, compile=False))
+        self.metadata = json.loads(extra["config.txt"] or "{}")
+        if not self.arguments.get("dynamic") and self.exported_size:  # the trace keeps its anchors
+            self.batch, self.size = self.metadata["batch"], self.exported_size
 
 
 class OnnxRuntime(Session):
@@ -195,6 +223,7 @@ class OnnxRuntime(Session):
         self.batch, self.size = fixed(image.shape)
         self.output_names = [out.name for out in self.session.get_outputs()]
         self.precision = onnx_precision(file)
+        self.metadata = self.session.get_modelmeta().custom_metadata_map
 
     def bind(self, images: Tensor) -> None:
         array = images.half() if self.half else images.float()
@@ -212,7 +241,11 @@ class OpenVino(Session):
     def __init__(self, folder: Path, options: Options) -> None:
         ov = importlib.import_module("openvino")
         core = ov.Core()
-        model = core.read_model(next(folder.glob("*.xml")))
+        if (graph := next(folder.glob("*.xml"), None)) is None:
+            raise NotRunnable(f"{folder} holds no .xml: export the model again")
+        model = core.read_model(graph)
+        about = folder / "metadata.yaml"
+        self.metadata = yaml.safe_load(about.read_text(encoding="utf-8")) if about.exists() else {}
         # Left to itself a CPU with BF16 or AMX computes in less than FP32, and says nothing.
         wanted = ov.Type.f16 if options.half else ov.Type.f32
         settings = {"INFERENCE_NUM_THREADS": options.threads, "PERFORMANCE_HINT": "LATENCY"}
@@ -220,6 +253,8 @@ class OpenVino(Session):
         runs_in = self.compiled.get_property("INFERENCE_PRECISION_HINT")
         quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
         self.precision = "int8" if quantised else runs_in.get_type_name().replace("f", "fp").replace("bfp", "bf")
+        if any(op.get_type_name() == "Constant" and op.get_element_type() == ov.Type.f16 for op in model.get_ops()):
+            self.stored = "fp16"
         self.batch, self.size = fixed([d.get_length() if d.is_static else None for d in model.input().partial_shape])
         self.request = self.compiled.create_infer_request()
         # The exporter numbers outputs as Ultralytics does; OpenVINO's own names are of the graph.
@@ -241,7 +276,10 @@ class TensorRT(Session):
     def __init__(self, file: Path, options: Options) -> None:
         self.engine = Engine(file, options.device if options.device.type == "cuda" else None)
         self.device, self.stream = self.engine.device, self.engine.stream
-        self.precision, self.output_names = self.engine.precision, self.engine.output_names
+        self.metadata, self.output_names = self.engine.metadata, self.engine.output_names
+        self.precision = self.engine.precision
+        if self.precision == "fp32" and has_tf32(self.device):
+            self.precision = "tf32"  # which TensorRT's builder uses unless it is told not to
         low, high = self.engine.shapes(self.engine.inputs[0])
         self.batch, self.size = fixed([a if a == b else None for a, b in zip(low, high)])
         self.cuda_graph = options.cuda_graph and self.device.type == "cuda"
@@ -267,15 +305,11 @@ class Backend(Session):
 
         self.device = options.device
         self.model = AutoBackend(str(file), device=self.device, fp16=False)
-        metadata = getattr(self.model, "metadata", None) or {}
-        if not metadata.get("dynamic"):
-            self.batch = int(metadata.get("batch", 1))
-            size = metadata.get("imgsz")
-            self.size = tuple(size) if size else None  # type: ignore[assignment]
-        arguments = metadata.get("args", {})
-        self.precision = "int8" if arguments.get("int8") or arguments.get("quantize") in (8, "w8a8") else "fp32"
-        if arguments.get("half") or arguments.get("quantize") == 16:
-            self.precision = "fp16"
+        self.metadata = getattr(self.model, "metadata", None) or {}
+        if not self.arguments.get("dynamic"):
+            self.batch, self.size = int(self.metadata.get("batch", 1)), self.exported_size
+        quantised = self.arguments.get("int8") or str(self.arguments.get("quantize")) in ("8", "int8", "w8a8")
+        self.precision = "int8" if quantised else "fp16" if asked_for_half(self.arguments) else "fp32"
 
     def bind(self, images: Tensor) -> None:
         self.images = images.to(self.device)
@@ -287,6 +321,24 @@ class Backend(Session):
     @property
     def outputs(self) -> list[Tensor]:
         return as_list(self.results)
+
+
+def literal(value: Any) -> Any:
+    """A value of Ultralytics' metadata, which ONNX keeps as text."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (SyntaxError, ValueError):
+        return value
+
+
+def asked_for_half(arguments: Mapping[str, Any]) -> bool:
+    """Whether an export was asked for FP16, which Ultralytics 8.4 calls quantize=16."""
+    return arguments.get("half") is True or arguments.get("quantize") == 16
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether a GPU multiplies FP32 with ten bits of mantissa, as NVIDIA's do since Ampere."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def fixed(shape: list[Any]) -> tuple[int | None, tuple[int, int] | None]:
@@ -324,9 +376,9 @@ class Runtime:
     hint: str = ""
     on_gpu: bool = False
 
-    def require(self) -> None:
-        """Raise `NotRunnable` where the runtime cannot run here."""
-        for module in self.needs:
+    def require(self, also: tuple[str, ...] = ()) -> None:
+        """Raise `NotRunnable` where the runtime, or what else it takes to export for it, is not here."""
+        for module in self.needs + also:
             if importlib.util.find_spec(module) is None:
                 raise NotRunnable(f"{self.name}: {module} is not installed: {self.hint}")
         if self.format == "engine":
@@ -337,7 +389,7 @@ EXPORT = 'pip install "yolov12-plugin[export]"'
 RUNTIMES = {
     runtime.name: runtime
     for runtime in (
-        Runtime("tensorrt", "engine", ".engine", TensorRT, ("onnx",), EXPORT, on_gpu=True),
+        Runtime("tensorrt", "engine", ".engine", TensorRT, (), EXPORT, on_gpu=True),
         Runtime("onnxruntime", "onnx", ".onnx", OnnxRuntime, ("onnxruntime", "onnx"), EXPORT),
         Runtime("openvino", "openvino", "_openvino_model", OpenVino, ("openvino",), EXPORT),
         Runtime("torch", None, ".pt", None, on_gpu=True),

@@ -34,7 +34,7 @@ def latency_table(result: dict[str, Any]) -> Table:
             f"{time['median_ms']:.2f}",
             f"{time['p10_ms']:.1f}–{time['p90_ms']:.1f}",
             f"{nms['median_ms']:.2f}" if nms else "–",
-            f"{row['ratio']:.2f}",
+            f"{row['ratio']:.2f}" if row["ratio"] else "–",
             f"{row['parameters'] / 1e6:.1f}",
             f"{row['gflops']:.1f}",
             f"{row['paper_ms']:.2f}" if row["paper_ms"] else "–",
@@ -44,11 +44,12 @@ def latency_table(result: dict[str, Any]) -> Table:
 
 def heading(result: dict[str, Any]) -> str:
     """Where and how a table's times were measured; a T4 only where it was one."""
-    protocol, machine = result["protocol"], result["machine"]
+    protocol, rows = result["protocol"], [row for row in result["rows"] if "error" not in row]
+    devices = {row["device"]: device_name(result, row["device"]) for row in rows}
+    threads = [f"{protocol['threads']} threads"] if "cpu" in devices else []
     switches = [name.replace("_", " ") for name in ("cuda_graph", "compile") if protocol[name]]
-    sizes = sorted({f"{row['batch']} x {row['imgsz']} pixels" for row in result["rows"] if "error" not in row})
-    threads = [] if machine["gpu"] else [f"{protocol['threads']} threads"]
-    return ", ".join([device_name(result), *threads, *switches, *sizes])
+    sizes = sorted({f"{row['batch']} x {row['imgsz']} pixels" for row in rows})
+    return ", ".join([*devices.values(), *threads, *switches, *sizes])
 
 
 def aot_table(result: dict[str, Any]) -> Table:

@@ -5,13 +5,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from yolov12_plugin.benchmark.errors import NotRunnable
 
 HINT = 'pip install tensorrt, or "tensorrt<11" for a T4'
 
@@ -52,10 +54,6 @@ PRECISIONS = {
 }
 
 
-class NotRunnable(RuntimeError):
-    """A runtime, or a file for it, does not run here; the message is one line with the reason and what to do."""
-
-
 def load() -> ModuleType:
     """The `tensorrt` module.
 
@@ -82,7 +80,11 @@ def current_gpu() -> torch.device:
 @contextmanager
 def detailed_layers() -> Iterator[None]:
     """Engines built meanwhile, by whomever, keep what each layer runs in, so that `Engine.layers` can read it back."""
-    trt = importlib.import_module("tensorrt")
+    try:
+        trt = importlib.import_module("tensorrt")
+    except (ImportError, OSError):  # the builder says so, or has it installed
+        yield
+        return
     create = trt.Builder.create_builder_config
 
     def create_builder_config(builder: Any) -> Any:
@@ -135,20 +137,25 @@ class Engine:
                     errors.append(message)
 
         self.metadata, serialized = split_metadata(self.file)
-        self._logger = Logger()  # TensorRT keeps no reference of its own
-        self._runtime = self._call(trt.Runtime, self._logger)
-        self._engine = self._call(self._runtime.deserialize_cuda_engine, serialized)
-        self._context = self._call(self._engine.create_execution_context)
+        self._logger = Logger()
+        with self._on_device():  # which TensorRT binds an engine to
+            self._runtime = self._call(trt.Runtime, self._logger)
+            self._engine = self._call(self._runtime.deserialize_cuda_engine, serialized)
+            self._context = self._call(self._engine.create_execution_context)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         is_input = {n: self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names}
         self.inputs = [name for name in names if is_input[name]]
-        self.output_names = [name for name in names if not is_input[name]]
+        self.output_names = sorted(name for name in names if not is_input[name])  # their order is TensorRT's own
         self.buffers: dict[str, Tensor] = {}
         self._graph: torch.cuda.CUDAGraph | None = None
 
+    def _on_device(self) -> AbstractContextManager[Any]:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
     def _call(self, function: Any, *args: Any) -> Any:
         """What TensorRT answers; it returns None or raises where it fails, and says why to the logger alone."""
+        self._errors.clear()
         try:
             answer = function(*args)
         except (RuntimeError, TypeError, MemoryError) as e:
@@ -185,6 +192,7 @@ class Engine:
         if len(shape) != len(low) or any(not a <= n <= b for a, n, b in zip(low, shape, high)):
             takes = f"{low}" if low == high else f"{low} to {high}"
             raise NotRunnable(f"{self.file.name} takes images of {takes}, not {shape}: set imgsz and batch to that")
+        self._graph = None
         self._context.set_input_shape(name, shape)
         self.buffers = {name: images.to(self.device, self.dtype(name)).contiguous()}
         for output in self.output_names:
@@ -194,15 +202,16 @@ class Engine:
             self._context.set_tensor_address(tensor, buffer.data_ptr())
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))  # which copies the images
-        self._graph = None
 
     def execute(self) -> None:
         """Enqueue one inference."""
         if self._graph is not None:
             self._graph.replay()
             return
-        if not self._context.execute_async_v3(self.stream.cuda_stream if self.stream else 0):
-            raise NotRunnable(self._reason())
+        self._errors.clear()
+        with self._on_device():
+            if not self._context.execute_async_v3(self.stream.cuda_stream if self.stream else 0):
+                raise NotRunnable(self._reason())
 
     def capture(self) -> None:
         """Record one inference as a CUDA graph, which `execute` replays from now on."""
@@ -222,10 +231,16 @@ class Engine:
 
         Empty where the engine was built without `detailed_layers`: it keeps nothing but names then.
         """
+        for name in self.inputs:
+            if -1 in tuple(self._engine.get_tensor_shape(name)) and not self.buffers:
+                self._context.set_input_shape(name, tuple(self._engine.get_tensor_profile_shape(name, 0)[1]))
         inspector = self._call(self._engine.create_engine_inspector)
-        inspector.execution_context = self._context  # or free dimensions have no data type either
+        inspector.execution_context = self._context  # without shapes it has no data types either
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return layer_precisions(json.loads(text).get("Layers", []))
+        try:
+            return layer_precisions(json.loads(text).get("Layers", []))
+        except ValueError:  # some releases write what is no JSON
+            return {}
 
     @property
     def precision(self) -> str:
@@ -243,6 +258,9 @@ def layer_precisions(layers: list[Any]) -> dict[str, int]:
         # TensorRT 11 splits the first field into the others.
         fields = ("Format/Datatype", "Format", "DataType", "Datatype")
         written = " ".join(str(out[field]) for out in layer.get("Outputs", []) for field in fields if field in out)
-        name = next((name for name, pattern in PRECISIONS.items() if re.search(pattern, written)), None)
-        found.update([name] if name else [])
+        weights = str((layer.get("Weights") or {}).get("Type", ""))  # where free dimensions leave no other
+        kinds = (
+            name for text in (written, weights) for name, pattern in PRECISIONS.items() if re.search(pattern, text)
+        )
+        found.update([name] if (name := next(kinds, None)) else [])
     return dict(found.most_common())

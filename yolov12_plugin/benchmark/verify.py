@@ -10,7 +10,7 @@ import cv2
 import torch
 from torch import Tensor, nn
 
-from yolov12_plugin.benchmark.runtimes import Options, Session, as_list, exportable, open_artefact
+from yolov12_plugin.benchmark.runtimes import Options, Session, as_list, exportable, literal, open_artefact
 
 CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
 # A network that answers every image alike differs between images by less than its own rounding.
@@ -35,6 +35,7 @@ class Limits:
 
 LIMITS = {
     "fp32": Limits(box_px=0.1, score=1e-3, rounding=5e-7, relative=5e-3, matched=0.99),
+    "tf32": Limits(box_px=1.0, score=5e-3, rounding=1e-5, relative=0.04, matched=0.97),
     "fp16": Limits(box_px=4.0, score=0.02, rounding=1e-4, relative=0.15, matched=0.9),
     "bf16": Limits(box_px=24.0, score=0.1, rounding=1e-3, relative=0.5, matched=0.5),
     "int8": Limits(box_px=32.0, score=0.25, rounding=5e-3, relative=0.75, matched=0.5),
@@ -89,6 +90,7 @@ def verify_export(
     imgsz: int | None = None,
     device: str | torch.device = "cpu",
     precision: str | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Verification:
     """Compare an exported file with the PyTorch model that it was exported from, on real images.
 
@@ -98,7 +100,9 @@ def verify_export(
         source: image files; Ultralytics' two sample images where there are none.
         imgsz: pixels, for a file that takes more than one size; the metadata's, or 640.
         device: where the file runs if its runtime can choose; an engine runs on the GPU.
-        precision: whose limits to apply (fp32, fp16, bf16, int8); what the file runs in.
+        precision: whose limits to apply (fp32, tf32, fp16, bf16, int8); those of what the file runs in, or keeps its
+            weights in.
+        confidence: of detections; `conf` of the export, where the file has non-maximum suppression within.
 
     Raises:
         FileNotFoundError: no such file or image.
@@ -107,9 +111,10 @@ def verify_export(
     """
     session = open_artefact(Path(artefact), Options(device=torch.device(device)))
     net: Any = network(model)
-    size = session.size or (imgsz or 640,) * 2
+    size = session.size or ((imgsz, imgsz) if imgsz else session.exported_size) or (640, 640)
     images = read_images(size, source, channels(net))
-    return verify(exportable(net, size, end2end=selects(session(images)[0])), session, images, precision)
+    end2end = selects(session, images, net.model[-1])
+    return verify(exportable(net, size, end2end=end2end), session, images, precision, confidence)
 
 
 def network(model: Any) -> nn.Module:
@@ -121,9 +126,20 @@ def network(model: Any) -> nn.Module:
     return model if isinstance(model, nn.Module) and not hasattr(model, "task_map") else model.model
 
 
-def selects(out: Tensor) -> bool:
-    """Whether an output is (B, K, 6): detections that the file has selected."""
-    return out.ndim == 3 and out.shape[-1] == 6
+def selects(session: Session, images: Tensor, head: Any) -> bool:
+    """Whether a file has a head's branch that needs no non-maximum suppression, which gives (B, K, 6 + extra)."""
+    if getattr(head, "one2one_cv2", None) is None or session.arguments.get("nms"):
+        return False
+    if (told := literal(session.metadata.get("end2end"))) is not None:
+        return bool(told)
+    out = session(images)[0]
+    return out.ndim == 3 and out.shape[-1] == 6 + extra_values(head)
+
+
+def extra_values(head: Any) -> int:
+    """Values of a detection beside box, score and class: mask coefficients, keypoints or angle."""
+    kinds = {"Segment": "nm", "Pose": "nk", "OBB": "ne"}
+    return next((getattr(head, count) for kind, count in kinds.items() if type(head).__name__.startswith(kind)), 0)
 
 
 def channels(net: Any) -> int:
@@ -143,6 +159,13 @@ def read_images(size: tuple[int, int], source: Sequence[str | Path] | None = Non
         images.append(torch.from_numpy(image).permute(2, 0, 1))  # (H, W, C) -> (C, H, W)
     batch = torch.stack(images).float() / 255
     return batch.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+
+
+@torch.no_grad()
+def responds(model: nn.Module, images: Tensor) -> bool:
+    """Whether a network's outputs depend on the image."""
+    out = as_list(exportable(model, tuple(images.shape[-2:]))(images))[0]  # type: ignore[arg-type]
+    return bool((out - out.mean(0)).square().mean() > (LIVE**2) * out.square().mean())
 
 
 @torch.no_grad()
@@ -168,9 +191,17 @@ def enliven(model: nn.Module, images: Tensor) -> None:
             hook.remove()
 
 
-def verify(net: nn.Module, session: Session, images: Tensor, precision: str | None = None) -> Verification:
+def verify(
+    net: nn.Module,
+    session: Session,
+    images: Tensor,
+    precision: str | None = None,
+    confidence: float = CONFIDENCE,
+) -> Verification:
     """Compare a session with the `exportable` network on images (B, C, H, W); see `verify_export`."""
-    precision = precision or {"unknown": "fp16", "fp8": "int8"}.get(session.precision, session.precision)
+    if precision is None:
+        runs_in = {"unknown": "fp16", "fp8": "int8"}.get(session.precision, session.precision)
+        precision = max(runs_in, session.stored or runs_in, key=list(LIMITS).index)
     if precision not in LIMITS:
         raise ValueError(f"precision {precision!r} has no limits; there are {', '.join(LIMITS)}")
     result = Verification(precision, LIMITS[precision], len(images))
@@ -180,7 +211,7 @@ def verify(net: nn.Module, session: Session, images: Tensor, precision: str | No
     found = session(images)
     names = session.output_names or [f"output{i}" for i in range(len(found))]
     head: Any = net.model[-1]  # type: ignore[index]
-    if len(found) < len(wanted):
+    if not wanted or len(found) < len(wanted):
         result.diverging = f"{len(found)} outputs ({', '.join(names)}) instead of {len(wanted)}"
         return result
     for i, (name, a, b) in enumerate(zip(names, wanted, found)):
@@ -193,7 +224,11 @@ def verify(net: nn.Module, session: Session, images: Tensor, precision: str | No
         elif is_dense(head, a) and a.shape == b.shape:
             _compare_dense(result, name, head, a, b, images.shape[-2:])
         else:
-            _compare_selected(result, name, head, a, b, images.shape[-2:])
+            _compare_selected(result, name, head, a, b, images.shape[-2:], confidence)
+    if not result.detections and not any(name.startswith(names[0]) for name in result.relative):
+        _diverges(
+            result, "nothing was detected by either, so nothing is shown: choose other images, or a trained model"
+        )
     return result
 
 
@@ -225,7 +260,7 @@ def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float
     variation = (a - a.mean(0)).square().mean().sqrt().item()
     if variation <= LIVE * a.square().mean().sqrt().item():
         result.note = result.note or f"{name} hardly depends on the image, so this shows little: is the model trained?"
-        return None
+        variation = a.square().mean().sqrt().item() or 1.0
     result.relative[name] = (a - b).square().mean().sqrt().item() / variation
     if (a - b).abs().max().item() <= rounding:
         return None
@@ -263,7 +298,7 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
     _check_matched(result, name)
     for part, where in (("boxes", boxes), ("scores", scores), (_extra(head), rest)):
         if a[:, where].numel():
-            rounding = result.limits.rounding if part == "scores" else 0.0
+            rounding = {"scores": result.limits.rounding, "boxes": result.limits.box_px / 10}.get(part, 0.0)
             _near(result, f"{name} ({part})", a[:, where], b[:, where], rounding)
 
 
@@ -279,7 +314,7 @@ def _check_matched(result: Verification, name: str) -> None:
         _diverges(result, f"{name} (detections): {found}, {result.precision} needs {needed}")
 
 
-def _kept(out: Tensor, nc: int, rotated: bool) -> list[Tensor]:
+def _kept(out: Tensor, nc: int, rotated: bool, confidence: float = CONFIDENCE) -> list[Tensor]:
     """Indices of the anchors (B times N) that non-maximum suppression keeps of an output (B, 4 + nc + extra, A).
 
     Where the model is confident of nothing, as an untrained one, those of its best hundred.
@@ -289,34 +324,33 @@ def _kept(out: Tensor, nc: int, rotated: bool) -> list[Tensor]:
     kept = []
     for image in out:
         best = image[4 : 4 + nc].amax(0)
-        confidence = CONFIDENCE
-        if best.max() <= CONFIDENCE:
-            confidence = best.topk(min(CANDIDATES, len(best))).values[-1].item()
+        threshold = confidence
+        if best.max() <= confidence:
+            threshold = best.topk(min(CANDIDATES, len(best))).values[-1].item()
         _, index = non_max_suppression(
-            image[None].clone(), confidence, NMS_IOU, nc=nc, rotated=rotated, return_idxs=True, max_time_img=10
+            image[None].clone(), threshold, NMS_IOU, nc=nc, rotated=rotated, return_idxs=True, max_time_img=10
         )
         kept.append(index[0].flatten().long())
     return kept
 
 
-def _compare_selected(result: Verification, name: str, head: Any, a: Tensor, b: Tensor, size: Sequence[int]) -> None:
+def _compare_selected(
+    result: Verification, name: str, head: Any, a: Tensor, b: Tensor, size: Sequence[int], confidence: float
+) -> None:
     """Detections that the network, or the file, selects: in any order, and only those clear of the cut."""
     ours, theirs, cut = _selected(head, a, size), _selected(head, b, size), 0.0
     if ours is None:  # non-maximum suppression is in the file, not in the model
-        ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head.nc, is_rotated(head)))]
+        ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head.nc, is_rotated(head), confidence))]
         width = 6 + a.shape[1] - 4 - head.nc
         theirs = [_rows(head, rows[rows[:, 4] > 0]) for rows in b] if b.ndim == 3 and b.shape[-1] == width else None
-        cut = CONFIDENCE
+        cut = confidence
     if theirs is None or len(theirs) != len(ours):
         return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
     others: list[tuple[Tensor, Tensor]] = []
     for p, q in zip(ours, theirs):
         p, q = (t[t[:, 4].argsort(descending=True, stable=True)] for t in (p, q))
-        if cut:  # a file may have been exported for a higher confidence
-            floor = max(cut, q[-1, 4].item() if len(q) else 0.0)
-            p = p[p[:, 4] >= floor]
-        else:
-            floor = p[-1, 4].item()
+        p = p[p[:, 4] >= cut]
+        floor = cut or p[-1, 4].item()
         count = min(len(p), len(q))
         error = (p[:count, 4] - q[:count, 4]).abs().max().item() if count else 0.0
         result.score = max(result.score, error)
@@ -336,8 +370,6 @@ def _compare_selected(result: Verification, name: str, head: Any, a: Tensor, b: 
         x, y = (torch.cat(parts) for parts in zip(*others))
         if len(x) > 1:
             _near(result, f"{name} ({_extra(head)})", x, y)
-    if not result.detections:
-        result.note = result.note or f"{name} holds no detection that stands out, so this shows little"
     return None
 
 
