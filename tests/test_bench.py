@@ -58,7 +58,7 @@ def test_all_runtimes_in_one_record(tmp_path):
         assert (row["latency_nms"] is None) == (row["model"] == "yolov10n")
         assert row["ratio"] == 1 or row["model"] != "yolov12n"
     assert {r["parameters"] for r in rows if r["model"] != "yolov10n"} == {2590824}
-    assert {r["paper_ms"] for r in rows} == {None}  # the paper's are of 640 pixels
+    assert {r["paper_ms"] for r in rows} == {1.64, 1.84}
     assert record["versions"]["ultralytics"] and record["machine"]["processor"] and record["machine"]["gpu"] is None
     assert len(read_results(out).rows) == len(rows)
     for text in ("yolov10n", "onnxruntime fp32", "2 threads" if os.cpu_count() == 2 else "threads", "1 x 64"):
@@ -122,6 +122,12 @@ def test_exported_file_needs_its_model(trained, tmp_path):
 def test_size_that_a_file_does_not_take(options, trained):
     done = yolov12("bench", trained / "small.onnx", "--runs", 1, *options)
     assert done.exit_code == 2 and "takes images of 1 x (64, 64), not" in done.stderr
+
+
+def test_size_that_the_stride_does_not_divide(trained):
+    done = yolov12("bench", trained / "small.pt", "--runtime", "torch", "--imgsz", 70, "--runs", 1, "--json", "-")
+    assert json.loads(done.stdout)["rows"][0]["imgsz"] == 96
+    assert "Warning: small on torch runs at 96 pixels: its stride does not divide 70" in done.stderr
 
 
 def test_batch(trained):

@@ -215,9 +215,8 @@ def bench(
         one_line(),
         Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
     ):
-        if out is not None and str(out) != "-":
-            with out.open("a", encoding="utf-8"):  # not when everything has been measured
-                pass
+        if out is not None and str(out) != "-" and (out.is_dir() or not os.access(out.parent, os.W_OK)):
+            raise OSError(f"{out} cannot be written: name a file in a folder that is there")
         if aot is not None:
             from yolov12_plugin.benchmark.aot import bench_aot
 

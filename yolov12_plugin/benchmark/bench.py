@@ -111,6 +111,8 @@ class Prepared:
         """What is to be said beside its latency: a comparison that shows little, a precision that was not asked for."""
         if self.verification.note:
             yield f"{name}: {self.verification.note}"
+        if protocol.imgsz not in (None, self.about["imgsz"]):
+            yield f"{name} runs at {self.about['imgsz']} pixels: its stride does not divide {protocol.imgsz}"
         runs_in = self.session.precision
         if runs_in == "unknown":
             yield f"{name} does not tell its precision: export it with YOLO12_BENCH=1 or TensorRTBenchmark().attach()"
@@ -286,7 +288,7 @@ def prepare(
         "batch": batch,
         "parameters": sum(p.numel() for p in net.parameters()),
         "gflops": round(flops(net, size[0]) * size[1] / size[0], 1),
-        "paper_ms": paper_latency(known_as) if (*size, batch) == (640, 640, 1) else None,
+        "paper_ms": paper_latency(known_as),
         "verification": checked.record(),
     }
     if isinstance(session, TensorRT):
