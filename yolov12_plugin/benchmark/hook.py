@@ -89,7 +89,7 @@ class TensorRTBenchmark:
         size, batch = session.size or tuple(exporter.imgsz), session.batch or exporter.args.batch
         name = Path(net.yaml.get("yaml_file") or file).stem if net.yaml.get("nc", 80) == 80 else ""
         before = gpu_state(session.device) if session.device.type == "cuda" else None
-        confidence = exporter.args.conf or CONFIDENCE
+        confidence = getattr(exporter.args, "conf", None) or CONFIDENCE
         ready = or_reason(lambda: prepare(net, session, size, batch, name, confidence), about=file.name)
         row = {"model": file.stem.removesuffix("_openvino_model"), "runtime": runtime, **ready.about}
         clocks = Clocks(session.device, every=max(1, protocol.runs // 8))
