@@ -22,6 +22,7 @@ def main() -> None:
     """Tools for YOLOv12 in Ultralytics; models are built, trained and exported by `yolo` itself."""
     os.environ.setdefault("YOLO_VERBOSE", "false")  # Ultralytics logs to the standard output, where the tables go
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # what is missing is said
+    os.environ.pop("YOLO12_BENCH", None)  # of `yolo export`; what `bench` exports, it verifies itself
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
