@@ -13,8 +13,10 @@ from fake_tensorrt import API, DETAILED, FAILURES, NAMES, VERSIONS, engine, para
 from ultralytics import YOLO
 
 from yolov12_plugin.benchmark import tensorrt as ours
+from yolov12_plugin.benchmark.bench import needed_to_export
 from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.hook import ExportDiffers, TensorRTBenchmark
+from yolov12_plugin.benchmark.runtimes import RUNTIMES
 from yolov12_plugin.benchmark.tensorrt import Engine, detailed_layers, layer_precisions, split_metadata
 
 
@@ -326,3 +328,20 @@ def test_real_library_builds_in_detail(rtx):
     with detailed_layers():
         assert builder.create_builder_config().profiling_verbosity == rtx.ProfilingVerbosity.DETAILED
     assert builder.create_builder_config().profiling_verbosity != rtx.ProfilingVerbosity.DETAILED
+
+
+@pytest.mark.parametrize(("version", "half", "wanted"), [("10.16.1.11", True, ""), ("11.4.0.106", True, "modelopt")])
+def test_what_an_export_needs(version, half, wanted, gpu, monkeypatch):
+    """TensorRT 11 takes FP16 from the graph, which ModelOpt writes."""
+    import importlib.util
+
+    gpu(version)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "modelopt" else real(name, *a))
+    needs = needed_to_export(RUNTIMES["tensorrt"], half)
+    assert needed_to_export(RUNTIMES["tensorrt"], False) == ("onnx",)
+    if not wanted:
+        RUNTIMES["tensorrt"].require(needs)
+        return
+    with pytest.raises(NotRunnable, match=r'modelopt is not installed: pip install "nvidia-modelopt\[onnx\]"'):
+        RUNTIMES["tensorrt"].require(needs)

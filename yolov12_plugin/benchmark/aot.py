@@ -129,7 +129,7 @@ def bench_aot(
             rows.append({"model": given, "error": f"{given}: {e}"})
             report(f"Error: {given}: {e}")
         advance(given, 1)
-    return {"schema": SCHEMA, "kind": "aot", "protocol": {"imgsz": imgsz or 640}, "versions": versions(), "rows": rows}
+    return {"schema": SCHEMA, "kind": "aot", "protocol": {"imgsz": imgsz}, "versions": versions(), "rows": rows}
 
 
 def builds(candidate: Candidate) -> dict[str, nn.Module]:
@@ -152,7 +152,7 @@ def compiled_rows(candidate: Candidate, capabilities: Sequence[str], imgsz: int)
         graph = or_reason(partial(export_fp16, model, imgsz))
         for capability in capabilities:
             compiled = or_reason(partial(compile_onnx, graph, capability))
-            about = {"model": candidate.name, "build": build, "capability": capability}
+            about = {"model": candidate.name, "build": build, "imgsz": imgsz, "capability": capability}
             rows.append({**about, "attentions": attentions(model), **asdict(compiled)})
     return rows
 

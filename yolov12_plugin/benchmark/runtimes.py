@@ -22,7 +22,7 @@ from yolov12_plugin.benchmark.machine import cores
 from yolov12_plugin.benchmark.tensorrt import Engine, load
 from yolov12_plugin.benchmark.timing import wall
 
-PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int8: "int8"}
+PRECISION_OF = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int8: "int8"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Torch(Session):
     def __init__(self, model: nn.Module, options: Options) -> None:
         self.device = options.device
         self.model = model.half().to(options.device) if options.half else model.to(options.device)
-        self.precision = PRECISIONS[next(self.model.parameters()).dtype]
+        self.precision = PRECISION_OF[next(self.model.parameters()).dtype]
         if self.precision == "fp32" and has_tf32(self.device) and torch.backends.cudnn.allow_tf32:
             self.precision = "tf32"
         self.forward: Callable[[Tensor], Any] = self.model
@@ -380,11 +380,13 @@ class Runtime:
         """Raise `NotRunnable` where the runtime, or what else it takes to export for it, is not here."""
         for module in self.needs + also:
             if importlib.util.find_spec(module) is None:
-                raise NotRunnable(f"{self.name}: {module} is not installed: {self.hint}")
+                hint = MODELOPT if module == "modelopt" else self.hint
+                raise NotRunnable(f"{self.name}: {module} is not installed: {hint}")
         if self.format == "engine":
             load()
 
 
+MODELOPT = 'pip install "nvidia-modelopt[onnx]", or "tensorrt<11", which takes FP16 by a flag'
 EXPORT = 'pip install "yolov12-plugin[export]"'
 RUNTIMES = {
     runtime.name: runtime

@@ -55,7 +55,8 @@ def heading(result: dict[str, Any]) -> str:
 def aot_table(result: dict[str, Any]) -> Table:
     """Kernels, attentions that are one kernel, and engine size of each model, stock's build beside ours."""
     counts = [Column(name, justify="right", no_wrap=True) for name in ("Kernels", "Fused attentions", "Engine (MB)")]
-    title = f"TensorRT-RTX, FP16, {result['protocol']['imgsz']} pixels"
+    sizes = sorted({row["imgsz"] for row in result["rows"] if "error" not in row})
+    title = f"TensorRT-RTX, FP16, {' and '.join(map(str, sizes))} pixels"
     names = [Column(name, no_wrap=True) for name in ("Model", "Built by", "Compiled for")]
     table = Table(*names, *counts, title=title, **STYLE)
     for row in result["rows"]:
