@@ -1,6 +1,7 @@
 """Exports compiled by a real TensorRT compiler: every attention becomes one kernel."""
 
 import pytest
+from conftest import yolov12
 from ultralytics import YOLO
 
 import yolov12_plugin as y12
@@ -37,6 +38,15 @@ def test_export_leaves_the_model():
     names = list(model.state_dict())
     assert export_fp16(model, 64)
     assert list(model.state_dict()) == names and not model.is_fused()
+
+
+def test_exported_file_is_not_what_is_compiled(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
+    model = YOLO("yolov12n.yaml", verbose=False)
+    model.save(tmp_path / "x.pt")
+    YOLO(tmp_path / "x.pt").export(format="torchscript", imgsz=64, verbose=False)
+    done = yolov12("bench", tmp_path / "x.torchscript", "--aot", "sm75")
+    assert done.exit_code == 2 and "x.torchscript: is exported already" in done.stderr
 
 
 def test_unknown_capability():

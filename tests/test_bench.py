@@ -67,7 +67,7 @@ def test_all_runtimes_in_one_record(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["yolov6n", "yolov8n", "yolov9t", "yolo11n", "yolov12n-turbo", "yolov12n-seg"])
+@pytest.mark.parametrize("name", ["yolov6n", "yolov8n-p6", "yolov9t", "yolo11n", "yolov12n-turbo", "yolov12n-seg"])
 def test_any_model(name):
     done = yolov12("bench", name, "--runtime", "onnxruntime", *fast())
     assert done.exit_code == 0 and name in done.stdout, done.output
@@ -122,6 +122,11 @@ def test_exported_file_needs_its_model(trained, tmp_path):
 def test_size_that_a_file_does_not_take(options, trained):
     done = yolov12("bench", trained / "small.onnx", "--runs", 1, *options)
     assert done.exit_code == 2 and "takes images of 1 x (64, 64), not" in done.stderr
+
+
+def test_smoke_takes_a_file_as_it_is(trained):
+    done = yolov12("bench", trained / "small.onnx", "yolov12n", "--smoke", "--json", "-")
+    assert done.exit_code == 0 and [row["imgsz"] for row in json.loads(done.stdout)["rows"]] == [64, 160]
 
 
 def test_size_that_the_stride_does_not_divide(trained):
@@ -309,6 +314,17 @@ entrypoint('yolo export model=small.pt format=onnx imgsz=64')
     assert done.stderr.strip().splitlines()[-1].startswith("Error: small.onnx does not compute the model, output0")
     (row,) = json.loads((tmp_path / "small.onnx.json").read_text())["rows"]
     assert "latency" not in row and "error" in row
+
+
+def test_hook_by_environment_measures_once(trained, tmp_path, monkeypatch):
+    """A model keeps the callbacks of its exports."""
+    monkeypatch.setenv("YOLO12_BENCH", "1")
+    measured = []
+    monkeypatch.setattr(y12.TensorRTBenchmark, "measure", lambda self, *args: measured.append(args[1].name))
+    model = YOLO(shutil.copy(trained / "small.pt", tmp_path))
+    for _ in range(2):
+        model.export(format="torchscript", imgsz=64, verbose=False)
+    assert measured == ["small.torchscript"] * 2
 
 
 @pytest.mark.parametrize("confident", [True, False])

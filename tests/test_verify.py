@@ -20,7 +20,7 @@ import yolov12_plugin as y12
 from yolov12_plugin import names
 from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.runtimes import Options, Torch, exportable, open_artefact
-from yolov12_plugin.benchmark.verify import LIMITS, enliven, read_images, verify
+from yolov12_plugin.benchmark.verify import LIMITS, Verification, _check_matched, enliven, read_images, verify
 
 IMGSZ = 160
 FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
@@ -116,13 +116,26 @@ def test_suppression_within_the_file(name, models, tmp_path):
     assert not checked and checked.diverging.startswith("nothing was detected by either"), checked
 
 
+def test_one_detection_that_is_not_found_again():
+    """A share of one is none, and none is not enough."""
+    result = Verification("int8", LIMITS["int8"], 2, detections=1)
+    _check_matched(result, "output0")
+    assert result.diverging == "output0 (detections): 0 of 1 detections matched at IoU 0.95, int8 needs 1"
+
+
+def test_another_classifier_at_a_coarse_precision(models, export):
+    file = export("yolov12n-cls")
+    assert y12.verify_export(models("yolov12n-cls"), file, precision="int8")
+    assert not y12.verify_export(models("yolov12n-cls", 1), file, precision="int8")
+
+
 def test_suppression_at_another_confidence(models, tmp_path):
     model = models("yolov12n")
     for conv in model.model.model[-1].cv3:
         conv[-1].bias.data += 9
     model.model.pt_path = str(tmp_path / "nms.pt")
-    file = model.export(format="onnx", imgsz=IMGSZ, nms=True, conf=0.6, verbose=False)
-    assert y12.verify_export(model, file, confidence=0.6) and not y12.verify_export(model, file)
+    file = model.export(format="onnx", imgsz=IMGSZ, nms=True, conf=0.6, iou=0.3, verbose=False)
+    assert y12.verify_export(model, file, confidence=0.6, iou=0.3) and not y12.verify_export(model, file)
 
     def lose_all_but_three(graph):
         graph.output[0].name, name = "kept", graph.output[0].name
@@ -131,7 +144,7 @@ def test_suppression_at_another_confidence(models, tmp_path):
         graph.node.append(helper.make_node("Slice", [name, "a", "b", "axis"], ["kept"]))
         del graph.output[0].type.tensor_type.shape.dim[1:]
 
-    checked = y12.verify_export(model, tampered(file, lose_all_but_three), confidence=0.6)
+    checked = y12.verify_export(model, tampered(file, lose_all_but_three), confidence=0.6, iou=0.3)
     assert not checked and checked.matched <= 6 < checked.detections, checked
 
 

@@ -216,7 +216,8 @@ def bench(
         one_line(),
         Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
     ):
-        if out is not None and str(out) != "-" and (out.is_dir() or not os.access(out.parent, os.W_OK)):
+        place = out if out is None or out.exists() else out.parent
+        if out is not None and str(out) != "-" and (out.is_dir() or not os.access(place, os.W_OK)):  # type: ignore[arg-type]
             raise OSError(f"{out} cannot be written: name a file in a folder that is there")
         if aot is not None:
             from yolov12_plugin.benchmark.aot import bench_aot
@@ -235,7 +236,8 @@ def bench(
             options = pick_options(device, threads, cuda_graph, compile)
             names = pick_runtimes(models, runtime, options)
             protocol = Protocol(
-                imgsz=imgsz or (160 if smoke else None),
+                imgsz=imgsz,
+                default_imgsz=160 if smoke else None,
                 batch=batch,
                 half=half,
                 runs=runs or (3 if smoke else 100),
@@ -252,9 +254,10 @@ def bench(
                 advance=lambda what, steps: progress.update(bar, description=what, advance=steps),
             )
             table = latency_table(result)
-    text = json.dumps(result, indent=2) + "\n"
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if out is not None and str(out) != "-":
-        out.write_text(text, encoding="utf-8")
+        with one_line():
+            out.write_text(text, encoding="utf-8")
     if str(out) == "-":
         typer.echo(text, nl=False)
     elif table.row_count and as_markdown:

@@ -165,7 +165,8 @@ def add_benchmark(stock: Callable) -> Callable:
         if wanted and hasattr(instance, "export_engine"):
             from yolov12_plugin.benchmark.hook import TensorRTBenchmark
 
-            TensorRTBenchmark(exits=True).attach(instance)
+            if not any(isinstance(c, TensorRTBenchmark) for c in instance.callbacks["on_export_end"]):
+                TensorRTBenchmark(exits=True).attach(instance)  # a model keeps its callbacks from export to export
 
     return add_integration_callbacks
 

@@ -17,6 +17,7 @@ from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.machine import versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.runtimes import exportable
+from yolov12_plugin.benchmark.verify import channels
 
 HINT = "TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13"
 KERNEL = re.compile(r"^\s*Name: .*?, LayerType: (?!signal|wait)\S+, .*TacticName: (\S*),", re.MULTILINE)
@@ -37,7 +38,7 @@ def export_fp16(model: nn.Module, imgsz: int = 640) -> bytes:
     The model is left as it is. TensorRT wants the precision in the graph: its newer releases take no FP16 flag.
     """
     net = exportable(model, imgsz, format="engine")
-    image = torch.zeros(1, 3, imgsz, imgsz)
+    image = torch.zeros(1, channels(net), imgsz, imgsz)
     graph: Any = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the legacy exporter's tracer and deprecation notes
@@ -124,6 +125,8 @@ def bench_aot(
         advance(given, 0)
         try:
             candidate = or_reason(partial(Candidate, given))
+            if candidate.artefact is not None:
+                raise NotRunnable("is exported already, and --aot exports itself: give the .pt")
             rows += compiled_rows(candidate, capabilities, candidate.pixels(imgsz))
         except NotRunnable as e:
             rows.append({"model": given, "error": f"{given}: {e}"})

@@ -56,11 +56,10 @@ from yolov12_plugin.benchmark.runtimes import (
 from yolov12_plugin.benchmark.tensorrt import detailed_layers
 from yolov12_plugin.benchmark.timing import interleave, ratios, summary
 from yolov12_plugin.benchmark.verify import (
-    CONFIDENCE,
+    SUPPRESSION,
     Verification,
     channels,
     enliven,
-    is_classifier,
     is_dense,
     is_rotated,
     read_images,
@@ -80,11 +79,12 @@ NMS = {"conf": 0.001, "iou": 0.7, "max_det": 300}
 class Protocol:
     """What a run does: pixels of a square image, images a batch, precision, rounds timed and rounds before them.
 
-    Without `imgsz` a classifier gets 224 pixels and any other model 640, without `batch` one image; an exported file
-    gets what it takes.
+    Without `imgsz` an exported file gets what it takes, and a model `default_imgsz`, or else a classifier 224 pixels
+    and any other 640; without `batch` it is one image, or what the file takes.
     """
 
     imgsz: int | None = None
+    default_imgsz: int | None = None
     batch: int | None = None
     half: bool = False
     runs: int = 100
@@ -160,7 +160,7 @@ class Candidate:
         """
         options = replace(protocol.options, half=protocol.half)
         runtime.require(also=needed_to_export(runtime, protocol.half) if self.artefact is None else ())
-        batch, size = protocol.batch or 1, (self.pixels(protocol.imgsz),) * 2
+        batch, size = protocol.batch or 1, (self.pixels(protocol.imgsz or protocol.default_imgsz),) * 2
         if self.artefact is not None:
             if (own := runtime_of(self.artefact)) is not runtime:
                 raise NotRunnable(f"runs on {own.name if own else 'another runtime'}, not on {runtime.name}")
@@ -194,7 +194,7 @@ class Candidate:
         device = (
             protocol.options.device.index or 0 if runtime.on_gpu and protocol.options.device.type == "cuda" else "cpu"
         )
-        size = {"imgsz": self.pixels(protocol.imgsz), "batch": protocol.batch or 1}
+        size = {"imgsz": self.pixels(protocol.imgsz or protocol.default_imgsz), "batch": protocol.batch or 1}
         half = {"half": True} if protocol.half else {}
         with quiet(), detailed_layers() if runtime.format == "engine" else nullcontext():
             return Path(yolo.export(format=runtime.format, **size, **half, device=device, nms=False, verbose=False))
@@ -218,6 +218,8 @@ def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
     runtime = runtime_of(artefact)
     stem = artefact.name[: -len(runtime.suffix)] if runtime else artefact.stem
     file = Path(reference) if reference else artefact.with_name(f"{stem}.pt")
+    if not file.exists() and not reference:
+        file = artefact.with_name(f"{stem.removesuffix('_int8')}.pt")  # as Ultralytics names what it quantises
     if not file.exists() and not reference:
         raise NotRunnable(
             f"{artefact} cannot be verified without its model: put {file.name} beside it, or --reference PT"
@@ -266,7 +268,7 @@ def non_maximum_suppression(head: Any) -> Callable[[list[Tensor]], object] | Non
     """Ultralytics' on a session's outputs, for heads that need it."""
     from ultralytics.utils.nms import non_max_suppression
 
-    if is_classifier(head) or not is_dense(head, torch.empty(1, 1, 1)):
+    if not is_dense(head):
         return None
     rotated = is_rotated(head)
     keep = partial(
@@ -276,11 +278,16 @@ def non_maximum_suppression(head: Any) -> Callable[[list[Tensor]], object] | Non
 
 
 def prepare(
-    net: Any, session: Session, size: tuple[int, int], batch: int, known_as: str, confidence: float = CONFIDENCE
+    net: Any,
+    session: Session,
+    size: tuple[int, int],
+    batch: int,
+    known_as: str,
+    suppression: Mapping[str, Any] = SUPPRESSION,
 ) -> Prepared:
     """Verify a session against the `exportable` network, in the batches that are timed; the last stays bound."""
     session.batch = batch
-    checked = verify(net, session, read_images(size, channels=channels(net)), confidence=confidence)
+    checked = verify(net, session, read_images(size, channels=channels(net)), suppression=suppression)
     about = {
         "device": session.device.type,
         "precision": session.precision,
@@ -299,7 +306,8 @@ def prepare(
 
 def flops(net: Any, imgsz: int) -> float:
     """GFLOPs as the paper counts them; at full size where there are queries, which are no part of a stride."""
-    return gflops(net, imgsz, imgsz if type(net.model[-1]).__name__ == "RTDETRDecoder" else 32)
+    whole = type(net.model[-1]).__name__ == "RTDETRDecoder"
+    return gflops(net, imgsz, imgsz if whole else max(32, int(net.stride.max())))
 
 
 def time_prepared(
@@ -375,7 +383,8 @@ def bench(
     """
     rows: list[dict[str, Any]] = []
     say = cache(report)  # a reason that holds on several runtimes is said once
-    candidate = cache(lambda given: or_reason(partial(Candidate, given, reference, protocol.imgsz), about=given))
+    pixels = protocol.imgsz or protocol.default_imgsz
+    candidate = cache(lambda given: or_reason(partial(Candidate, given, reference, pixels), about=given))
     device, before = torch.device("cpu"), None
     if protocol.options.device.type == "cuda":
         torch.cuda.set_device(protocol.options.device)
@@ -410,7 +419,7 @@ def bench(
                 advance(f"{runtime.name}: {given}", 2)
             if not prepared:
                 continue
-            used = next(iter(prepared.values())).session.device
+            used = clocks.device = next(iter(prepared.values())).session.device
             if used.type == "cuda" and before is None:
                 device, before = used, gpu_state(used)
             step = partial(_end_round, partial(advance, runtime.name, 1), clocks)

@@ -14,7 +14,13 @@ from yolov12_plugin.benchmark.machine import Clocks, gpu_state
 from yolov12_plugin.benchmark.results import device_name
 from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, asked_for_half, open_artefact
 from yolov12_plugin.benchmark.tensorrt import detailed_layers
-from yolov12_plugin.benchmark.verify import CONFIDENCE
+from yolov12_plugin.benchmark.verify import SUPPRESSION
+
+
+def export_format(exporter: Any) -> str:
+    """Ultralytics' name of a format, of which some releases keep an alias as it was given."""
+    name = exporter.args.format.lower()
+    return "engine" if name in ("tensorrt", "trt") else name
 
 
 class ExportDiffers(RuntimeError):
@@ -53,24 +59,26 @@ class TensorRTBenchmark:
 
     def on_export_start(self, exporter: Any) -> None:
         self._building.close()  # of an export that failed
-        if exporter.args.format == "engine":
+        if export_format(exporter) == "engine":
             self._building.enter_context(detailed_layers())
 
     def __call__(self, exporter: Any) -> None:
         from ultralytics.utils import LOGGER
 
         self._building.close()
-        runtime = next((r for r in RUNTIMES.values() if r.format == exporter.args.format), None)
+        runtime = next((r for r in RUNTIMES.values() if r.format == export_format(exporter)), None)
         if runtime is None:
             LOGGER.warning(f"yolov12-plugin: format={exporter.args.format} is not timed; verify_export() compares it")
             return
-        stem = exporter.file.stem
-        names = (f"{stem}{runtime.suffix}", f"{stem}_int8{runtime.suffix}")  # some releases name OpenVINO's INT8 so
-        files = [file for name in names if (file := exporter.file.with_name(name)).exists()]
-        if not files:
+        arguments, stem = vars(exporter.args), exporter.file.stem
+        file = exporter.file.with_name(f"{stem}{runtime.suffix}")
+        if arguments.get("int8") is True or arguments.get("quantize") == 8:  # which some releases name so
+            quantised = exporter.file.with_name(f"{stem}_int8{runtime.suffix}")
+            file = quantised if quantised.exists() else file
+        if not file.exists():
             return  # the export failed, and said so
         try:
-            self.measure(exporter, max(files, key=lambda file: file.stat().st_mtime), runtime.name)
+            self.measure(exporter, file, runtime.name)
         except (ExportDiffers, NotRunnable, OSError) as e:
             if not self.exits:
                 raise
@@ -89,8 +97,10 @@ class TensorRTBenchmark:
         size, batch = session.size or tuple(exporter.imgsz), session.batch or exporter.args.batch
         name = Path(net.yaml.get("yaml_file") or file).stem if net.yaml.get("nc", 80) == 80 else ""
         before = gpu_state(session.device) if session.device.type == "cuda" else None
-        confidence = getattr(exporter.args, "conf", None) or CONFIDENCE
-        ready = or_reason(lambda: prepare(net, session, size, batch, name, confidence), about=file.name)
+        arguments = vars(exporter.args)
+        names = {"conf_thres": "conf", "iou_thres": "iou", "agnostic": "agnostic_nms", "max_det": "max_det"}
+        suppression = {key: arguments.get(names[key]) or default for key, default in SUPPRESSION.items()}
+        ready = or_reason(lambda: prepare(net, session, size, batch, name, suppression), about=file.name)
         row = {"model": file.stem.removesuffix("_openvino_model"), "runtime": runtime, **ready.about}
         clocks = Clocks(session.device, every=max(1, protocol.runs // 8))
         if ready.verification:
@@ -99,7 +109,7 @@ class TensorRTBenchmark:
             row["error"] = str(ready.verification)
         self.result = record(protocol, [row], session.device, before, clocks)
         beside = file.with_name(f"{file.name}.json")
-        beside.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(self.result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if "error" in row:
             raise (NotRunnable if ready.verification else ExportDiffers)(f"{file.name} {row['error']}")
         for doubt in (*ready.doubts(file.name, protocol), clocks.warning() if before is not None else None):

@@ -1,7 +1,7 @@
 """Whether an exported file computes the model: what has to hold before a latency means anything."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yolov12_plugin.benchmark.runtimes import Options, Session, as_list, exportable, literal, open_artefact
 
 CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
+SUPPRESSION = {"conf_thres": CONFIDENCE, "iou_thres": NMS_IOU, "agnostic": False, "max_det": 300}  # as exports have it
 # A network that answers every image alike differs between images by less than its own rounding.
 LIVE = 1e-5
 
@@ -91,6 +92,7 @@ def verify_export(
     device: str | torch.device = "cpu",
     precision: str | None = None,
     confidence: float = CONFIDENCE,
+    iou: float = NMS_IOU,
 ) -> Verification:
     """Compare an exported file with the PyTorch model that it was exported from, on real images.
 
@@ -102,7 +104,7 @@ def verify_export(
         device: where the file runs if its runtime can choose; an engine runs on the GPU.
         precision: whose limits to apply (fp32, tf32, fp16, bf16, int8); those of what the file runs in, or keeps its
             weights in.
-        confidence: of detections; `conf` of the export, where the file has non-maximum suppression within.
+        confidence, iou: of detections; `conf` and `iou` of the export, where non-maximum suppression is in the file.
 
     Raises:
         FileNotFoundError: no such file or image.
@@ -114,7 +116,8 @@ def verify_export(
     size = session.size or ((imgsz, imgsz) if imgsz else session.exported_size) or (640, 640)
     images = read_images(size, source, channels(net))
     end2end = selects(session, images, net.model[-1])
-    return verify(exportable(net, size, end2end=end2end), session, images, precision, confidence)
+    suppression = SUPPRESSION | {"conf_thres": confidence, "iou_thres": iou}
+    return verify(exportable(net, size, end2end=end2end), session, images, precision, suppression)
 
 
 def network(model: Any) -> nn.Module:
@@ -196,7 +199,7 @@ def verify(
     session: Session,
     images: Tensor,
     precision: str | None = None,
-    confidence: float = CONFIDENCE,
+    suppression: Mapping[str, Any] = SUPPRESSION,
 ) -> Verification:
     """Compare a session with the `exportable` network on images (B, C, H, W); see `verify_export`."""
     if precision is None:
@@ -206,7 +209,7 @@ def verify(
         raise ValueError(f"precision {precision!r} has no limits; there are {', '.join(LIMITS)}")
     result = Verification(precision, LIMITS[precision], len(images))
     device = next(net.parameters()).device
-    with torch.no_grad():
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         wanted = [out.float().cpu() for out in as_list(net(images.to(device)))]
     found = session(images)
     names = session.output_names or [f"output{i}" for i in range(len(found))]
@@ -215,16 +218,16 @@ def verify(
         result.diverging = f"{len(found)} outputs ({', '.join(names)}) instead of {len(wanted)}"
         return result
     for i, (name, a, b) in enumerate(zip(names, wanted, found)):
-        if not torch.isfinite(b).all():
+        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
             _diverges(result, f"{name} holds NaN or infinity")
-        elif i > 0 or a.ndim > 3:  # prototypes of masks, maps of dense tasks
-            _near(result, name, a, b)
         elif is_classifier(head):
             _compare_classes(result, name, a, b)
-        elif is_dense(head, a) and a.shape == b.shape:
+        elif i > 0 or not is_detector(head):  # prototypes of masks, maps of other tasks
+            _near(result, name, a, b)
+        elif is_dense(head) and a.shape == b.shape:
             _compare_dense(result, name, head, a, b, images.shape[-2:])
         else:
-            _compare_selected(result, name, head, a, b, images.shape[-2:], confidence)
+            _compare_selected(result, name, head, a, b, images.shape[-2:], suppression)
     if not result.detections and not any(name.startswith(names[0]) for name in result.relative):
         _diverges(
             result, "nothing was detected by either, so nothing is shown: choose other images, or a trained model"
@@ -236,9 +239,17 @@ def is_classifier(head: Any) -> bool:
     return type(head).__name__ == "Classify"
 
 
-def is_dense(head: Any, out: Tensor) -> bool:
-    """Whether an output (B, 4 + nc + extra, A) has a row of each anchor, not (B, K, 6 + extra) of those selected."""
-    return type(head).__name__ != "RTDETRDecoder" and not getattr(head, "end2end", False) and out.ndim == 3
+def is_detector(head: Any) -> bool:
+    from ultralytics.nn.modules.head import Detect, RTDETRDecoder
+
+    return isinstance(head, (Detect, RTDETRDecoder))
+
+
+def is_dense(head: Any) -> bool:
+    """Whether a head returns a value of each anchor (B, 4 + nc + extra, A), not (B, K, 6 + extra) that it selects."""
+    from ultralytics.nn.modules.head import Detect
+
+    return isinstance(head, Detect) and not getattr(head, "end2end", False)
 
 
 def _diverges(result: Verification, what: str) -> None:
@@ -273,6 +284,7 @@ def _compare_classes(result: Verification, name: str, a: Tensor, b: Tensor) -> N
     result.score = (a - b).abs().max().item()
     result.detections, result.matched = len(a), int((a.argmax(1) == b.argmax(1)).sum())
     _check(result, f"{name} (probabilities) differs", result.score, result.limits.score)
+    _check_matched(result, name)
     return _near(result, name, a, b, result.limits.rounding)
 
 
@@ -308,13 +320,13 @@ def _extra(head: Any) -> str:
 
 
 def _check_matched(result: Verification, name: str) -> None:
-    needed = math.floor(result.limits.matched * result.detections)
+    needed = max(1, math.floor(result.limits.matched * result.detections)) if result.detections else 0
     if result.matched < needed:
         found = f"{result.matched} of {result.detections} detections matched at IoU {MATCH_IOU}"
         _diverges(result, f"{name} (detections): {found}, {result.precision} needs {needed}")
 
 
-def _kept(out: Tensor, nc: int, rotated: bool, confidence: float = CONFIDENCE) -> list[Tensor]:
+def _kept(out: Tensor, nc: int, rotated: bool, suppression: Mapping[str, Any] = SUPPRESSION) -> list[Tensor]:
     """Indices of the anchors (B times N) that non-maximum suppression keeps of an output (B, 4 + nc + extra, A).
 
     Where the model is confident of nothing, as an untrained one, those of its best hundred.
@@ -324,26 +336,31 @@ def _kept(out: Tensor, nc: int, rotated: bool, confidence: float = CONFIDENCE) -
     kept = []
     for image in out:
         best = image[4 : 4 + nc].amax(0)
-        threshold = confidence
-        if best.max() <= confidence:
+        threshold = suppression["conf_thres"]
+        if best.max() <= threshold:
             threshold = best.topk(min(CANDIDATES, len(best))).values[-1].item()
-        _, index = non_max_suppression(
-            image[None].clone(), threshold, NMS_IOU, nc=nc, rotated=rotated, return_idxs=True, max_time_img=10
-        )
+        options = {**suppression, "conf_thres": threshold, "nc": nc, "rotated": rotated}
+        _, index = non_max_suppression(image[None].clone(), **options, return_idxs=True, max_time_img=10)
         kept.append(index[0].flatten().long())
     return kept
 
 
 def _compare_selected(
-    result: Verification, name: str, head: Any, a: Tensor, b: Tensor, size: Sequence[int], confidence: float
+    result: Verification,
+    name: str,
+    head: Any,
+    a: Tensor,
+    b: Tensor,
+    size: Sequence[int],
+    suppression: Mapping[str, Any],
 ) -> None:
     """Detections that the network, or the file, selects: in any order, and only those clear of the cut."""
     ours, theirs, cut = _selected(head, a, size), _selected(head, b, size), 0.0
     if ours is None:  # non-maximum suppression is in the file, not in the model
-        ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head.nc, is_rotated(head), confidence))]
+        ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head.nc, is_rotated(head), suppression))]
         width = 6 + a.shape[1] - 4 - head.nc
         theirs = [_rows(head, rows[rows[:, 4] > 0]) for rows in b] if b.ndim == 3 and b.shape[-1] == width else None
-        cut = confidence
+        cut = suppression["conf_thres"]
     if theirs is None or len(theirs) != len(ours):
         return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
     others: list[tuple[Tensor, Tensor]] = []
@@ -351,16 +368,16 @@ def _compare_selected(
         p, q = (t[t[:, 4].argsort(descending=True, stable=True)] for t in (p, q))
         p = p[p[:, 4] >= cut]
         floor = cut or p[-1, 4].item()
-        count = min(len(p), len(q))
-        error = (p[:count, 4] - q[:count, 4]).abs().max().item() if count else 0.0
+        where, found = _match(p, q)
+        error = (p[found, 4] - q[where[found], 4]).abs().max().item() if found.any() else 0.0
         result.score = max(result.score, error)
-        clear = p[p[:, 4] > floor + 2 * error]
+        clear = p[:, 4] > floor + 2 * error
+        p_clear, where, found = p[clear], where[clear], found[clear]
         stray = q[q[:, 4] > floor + 2 * error + result.limits.score]
-        where, found = _match(clear, q)
-        result.detections += len(clear) + int((~_match(stray, p)[1]).sum())
+        result.detections += len(p_clear) + int((~_match(stray, p)[1]).sum())
         result.matched += int(found.sum())
         if found.any():
-            pair = clear[found], q[where[found]]
+            pair = p_clear[found], q[where[found]]
             result.box_px = max(result.box_px, (pair[0] - pair[1])[:, :4].abs().max().item())
             others.append((pair[0][:, 6:], pair[1][:, 6:]))
     _check(result, f"{name} (scores) differs", result.score, result.limits.score)
@@ -392,7 +409,7 @@ def _selected(head: Any, out: Tensor, size: Sequence[int]) -> list[Tensor] | Non
     if type(head).__name__ == "RTDETRDecoder":
         height, width = size
         boxes = _xyxy(out[..., :4]) * out.new_tensor([width, height, width, height])
-        if out.shape[-1] == 6:  # selected by the head since Ultralytics 8.4
+        if hasattr(head, "postprocess"):  # which selects them, since Ultralytics 8.4
             return list(torch.cat((boxes, out[..., 4:6]), -1))
         score, kind = out[..., 4:].max(-1, keepdim=True)
         return list(torch.cat((boxes, score, kind.float()), -1))

@@ -21,11 +21,12 @@ def gflops(model: nn.Module, imgsz: int = 640, counted_at: int = 32) -> float:
             taps = m.weight[:, 0].numel() if isinstance(m, nn.ConvTranspose2d) else m.weight[0].numel()
         counted.append(2 * out.numel() * taps)
 
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Upsample)
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
     training = model.training
     try:
-        model.eval()(next(model.parameters()).new_zeros(1, 3, counted_at, counted_at))
+        model.eval()(next(model.parameters()).new_zeros(1, first.in_channels, counted_at, counted_at))
     finally:
         model.train(training)
         for hook in hooks:
