@@ -8,7 +8,7 @@ The protocol of the paper (section 4.1: TensorRT FP16, batch 1, 640 pixels) as i
 - The models of a runtime take turns, every other round backwards, after `warmup` rounds. The ratio is the median over
   the rounds of a model's time over the first model's in the same round. Samples beyond three standard deviations are
   clipped.
-- `latency` is the forward pass. `latency_nms`, in the same rounds, adds Ultralytics' non-maximum suppression at the
+- `latency` is the forward pass. `latency_nms`, in rounds of its own, adds Ultralytics' non-maximum suppression at the
   thresholds of its validation (`NMS`), on real images; models that need none, or have it within, have none.
 - Every session is compared with PyTorch on real images before it is timed, in the very buffers that are timed then.
   What does not compute the model gets no latency; where the comparison shows little, that is said.
@@ -313,9 +313,10 @@ def flops(net: Any, imgsz: int) -> float:
 def time_prepared(
     prepared: Mapping[K, Prepared], runs: int, warmup: int, step: Callable[[], object] = lambda: None
 ) -> dict[K, dict[str, Any]]:
-    """Latencies, and ratios to the first, of sessions in one interleaved run; `step` ends a round.
+    """Latencies, and ratios to the first, of sessions that take turns; `step` ends a round.
 
-    A session that breaks meanwhile has the reason as `error`, and the others go on.
+    Suppression has rounds of its own after the others: its threads linger, and would slow what runs next. A session
+    that breaks meanwhile has the reason as `error`, and the others go on.
     """
     broken: dict[K, str] = {}
 
@@ -329,20 +330,20 @@ def time_prepared(
 
         return once
 
-    calls = {(name, "latency"): guarded(name, p.session.measure()) for name, p in prepared.items()}
-    for name, p in prepared.items():
-        if p.suppress is not None:
-            calls[name, "latency_nms"] = guarded(name, p.session.measure(p.suppress))
-    seconds = interleave(calls, runs, warmup, measure=lambda call: call(), step=step)
+    def run(calls: dict[K, Callable[[], float]]) -> dict[K, list[float]]:
+        return interleave(calls, runs, warmup, measure=lambda call: call(), step=step)
+
+    forward = run({name: guarded(name, p.session.measure()) for name, p in prepared.items()})
+    suppressing = {name: p for name, p in prepared.items() if p.suppress is not None}
+    with_nms = run({name: guarded(name, p.session.measure(p.suppress)) for name, p in suppressing.items()})
     times: dict[K, dict[str, Any]] = {name: {"error": reason} for name, reason in broken.items()}
     whole = [name for name in prepared if name not in broken]
-    ratio = ratios({name: seconds[name, "latency"] for name in whole}, whole[0]) if whole else {}
+    ratio = ratios({name: forward[name] for name in whole}, whole[0]) if whole else {}
     for name in whole:
-        with_nms = seconds.get((name, "latency_nms"))
         same_size = all(prepared[name].about[key] == prepared[whole[0]].about[key] for key in ("imgsz", "batch"))
         times[name] = {
-            "latency": summary(seconds[name, "latency"]),
-            "latency_nms": summary(with_nms) if with_nms else None,
+            "latency": summary(forward[name]),
+            "latency_nms": summary(with_nms[name]) if name in with_nms else None,
             "ratio": round(ratio[name], 4) if same_size else None,
         }
     return times
@@ -388,7 +389,7 @@ def bench(
     device, before = torch.device("cpu"), None
     if protocol.options.device.type == "cuda":
         torch.cuda.set_device(protocol.options.device)
-    clocks = Clocks(protocol.options.device, every=max(1, (protocol.runs + protocol.warmup) // 8))
+    clocks = Clocks(protocol.options.device, every=max(1, (protocol.runs + protocol.warmup) // 4))
     for runtime in map(RUNTIMES.__getitem__, runtimes):
         prepared: dict[int, Prepared] = {}
         with tempfile.TemporaryDirectory(prefix="yolov12-bench-") as folder:
@@ -475,8 +476,8 @@ def pick_runtimes(models: Sequence[str], runtimes: Sequence[str] | None, options
 
 
 def steps_of(models: int, runtimes: int, protocol: Protocol) -> int:
-    """Steps that `bench` reports in all: two for each model exported and verified, and each round."""
-    return runtimes * (2 * models + protocol.runs + protocol.warmup)
+    """Steps that `bench` reports in all: two for each model exported and verified, and each round of both kinds."""
+    return runtimes * (2 * models + 2 * (protocol.runs + protocol.warmup))
 
 
 def or_reason(make: Callable[[], T], about: str = "") -> T:
