@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,10 +27,10 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
+from yolov12_plugin.benchmark.machine import gpu_state
 from yolov12_plugin.benchmark.memory import saved_bytes
 from yolov12_plugin.benchmark.timing import interleave, ratios
 
-DRIVER = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -219,7 +218,7 @@ def main() -> None:
         show(new)
     about = {
         "device": torch.cuda.get_device_name() if cuda else get_cpu_info(),
-        "driver": subprocess.check_output(DRIVER, text=True).strip() if cuda else None,
+        "driver": gpu_state(args.device)["driver"] if cuda else None,
         "threads": args.threads,
         "versions": {m.__name__: m.__version__ for m in (torch, ultralytics)} | {"cuda": torch.version.cuda},
     }

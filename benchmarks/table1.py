@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from yolov12_plugin.benchmark.results import Results, ResultsError, by_setup, read_results, results_in
-from yolov12_plugin.paper.published import TABLE1
+from yolov12_plugin.benchmark.results import Results, ResultsError, Row, by_setup, read_results, results_in
+from yolov12_plugin.paper.published import TABLE1, Detector, Speed
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAPER = {
@@ -27,20 +27,31 @@ PAPER = {
 }
 
 
+def beside(
+    published: Sequence[Detector | Speed], built: dict[str, Row]
+) -> Iterator[tuple[Any, Row | None, dict[str, Any]]]:
+    """The paper's rows, then measured models that are not in its table; each with its built row, names, FLOPs."""
+    names = {row.name for row in published}
+    for paper, name in [(row, row.name) for row in published] + [(None, name) for name in built if name not in names]:
+        row = built.get(name or "")
+        about = {
+            "model": paper.method if paper else name,
+            "name": name,
+            "gflops_paper": paper and paper.gflops,
+            "gflops": row and round(row.gflops, 1),
+        }
+        yield paper, row, about
+
+
 def rows(results: list[Results]) -> list[dict[str, Any]]:
     """The paper's rows, then the measured models that are not in its table; `latency_ms` by setup and precision."""
     columns = {f"{setup}, {precision} (ms)": found for (setup, precision), found in by_setup(results).items()}
     built = {name: row for found in columns.values() for name, row in found.items()}
     table = []
-    published = {row.name: row for row in TABLE1 if row.name}
-    for paper, name in [(row, row.name) for row in TABLE1] + [(None, name) for name in built if name not in published]:
-        row = built.get(name)
+    for paper, row, about in beside(TABLE1, built):
         table.append(
             {
-                "model": paper.method if paper else name,
-                "name": name,
-                "gflops_paper": paper and paper.gflops,
-                "gflops": row and round(row.gflops, 1),
+                **about,
                 "params_m_paper": paper and paper.parameters_m,
                 "params_m": row and round(row.parameters / 1e6, 1),
                 "ap_paper": paper and paper.ap,
@@ -48,7 +59,9 @@ def rows(results: list[Results]) -> list[dict[str, Any]]:
                 "ap75_paper": paper and paper.ap75,
                 "latency_ms_paper": paper and paper.latency,
                 "latency_ms": {
-                    setup: round(found[name].latency.median_ms, 2) for setup, found in columns.items() if name in found
+                    setup: round(found[about["name"]].latency.median_ms, 2)
+                    for setup, found in columns.items()
+                    if about["name"] in found
                 },
             }
         )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from table1 import command
+from table1 import beside, command
 
 from yolov12_plugin.benchmark.results import Results, by_setup
 from yolov12_plugin.paper.published import TABLE4
@@ -32,19 +32,16 @@ def rows(results: list[Results]) -> list[dict[str, Any]]:
                 pairs = setups.setdefault(f"{setup} (ms)", {})
                 pairs.setdefault(name, pair(None, None))[precision] = round(row.latency.median_ms, 2)
     table = []
-    published = {row.name for row in TABLE4}
-    for paper, name in [(row, row.name) for row in TABLE4] + [(None, name) for name in built if name not in published]:
-        row = built.get(name)
+    for paper, _, about in beside(TABLE4, built):
         table.append(
             {
-                "model": paper.method if paper else name,
-                "name": name,
-                "gflops_paper": paper and paper.gflops,
-                "gflops": row and round(row.gflops, 1),
+                **about,
                 "rtx3080_ms_paper": paper and pair(*paper.rtx3080),
                 "a5000_ms_paper": paper and pair(*paper.a5000),
                 "a6000_ms_paper": paper and pair(*paper.a6000),
-                "latency_ms": {setup: found[name] for setup, found in setups.items() if name in found},
+                "latency_ms": {
+                    setup: found[about["name"]] for setup, found in setups.items() if about["name"] in found
+                },
             }
         )
     return table

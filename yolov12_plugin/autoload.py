@@ -20,8 +20,11 @@ class Finder:
                 return registry.spec_that_registers(name, path, target)
 
 
+OFF = ("off", "0", "false", "no")
+
+
 def is_off():
-    return os.environ.get("YOLO12_PLUGIN", "").lower() in ("off", "0", "false", "no")
+    return os.environ.get("YOLO12_PLUGIN", "").lower() in OFF
 
 
 def install():

@@ -208,6 +208,10 @@ def bench(
     from yolov12_plugin.benchmark.table import aot_table, latency_table, markdown, show
 
     models = list({str(Path(model).resolve()): model for model in models}.values())
+    file = None if str(out) == "-" else out
+
+    def advance(what: str, steps: int) -> None:
+        progress.update(bar, description=what, advance=steps)
 
     def report(line: str) -> None:
         progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -216,21 +220,14 @@ def bench(
         one_line(),
         Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
     ):
-        place = out if out is None or out.exists() else out.parent
-        if out is not None and str(out) != "-" and (out.is_dir() or not os.access(place, os.W_OK)):  # type: ignore[arg-type]
-            raise OSError(f"{out} cannot be written: name a file in a folder that is there")
+        if file and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
+            raise OSError(f"{file} cannot be written: name a file in a folder that is there")
+        bar = progress.add_task("", total=len(models))
         if aot is not None:
             from yolov12_plugin.benchmark.aot import bench_aot
 
             capabilities = [part.strip().lower() for part in aot.split(",") if part.strip()]
-            bar = progress.add_task("", total=len(models))
-            result = bench_aot(
-                models,
-                capabilities,
-                imgsz,
-                report=report,
-                advance=lambda what, steps: progress.update(bar, description=what, advance=steps),
-            )
+            result = bench_aot(models, capabilities, imgsz, report=report, advance=advance)
             table = aot_table(result)
         else:
             options = pick_options(device, threads, cuda_graph, compile)
@@ -244,20 +241,13 @@ def bench(
                 warmup=warmup if warmup is not None else (1 if smoke else 10),
                 options=options,
             )
-            bar = progress.add_task("", total=steps_of(len(models), len(names), protocol))
-            result = bench(
-                models,
-                names,
-                protocol,
-                reference=reference,
-                report=report,
-                advance=lambda what, steps: progress.update(bar, description=what, advance=steps),
-            )
+            progress.update(bar, total=steps_of(len(models), len(names), protocol))
+            result = bench(models, names, protocol, reference=reference, report=report, advance=advance)
             table = latency_table(result)
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if out is not None and str(out) != "-":
+    if file:
         with one_line():
-            out.write_text(text, encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
     if str(out) == "-":
         typer.echo(text, nl=False)
     elif table.row_count and as_markdown:

@@ -161,7 +161,7 @@ def add_benchmark(stock: Callable) -> Callable:
     @functools.wraps(stock)
     def add_integration_callbacks(instance):
         stock(instance)
-        wanted = os.environ.get("YOLO12_BENCH", "").lower() not in ("", "off", "0", "false", "no")
+        wanted = os.environ.get("YOLO12_BENCH", "").lower() not in ("", *autoload.OFF)
         if wanted and hasattr(instance, "export_engine"):
             from yolov12_plugin.benchmark.hook import TensorRTBenchmark
 

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov12_plugin import registry
-from yolov12_plugin.benchmark.errors import NotRunnable
+from yolov12_plugin.benchmark.errors import NotRunnable, first_line
 from yolov12_plugin.benchmark.machine import Clocks, cores, gpu_state, machine, versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.runtimes import (
@@ -62,6 +62,7 @@ from yolov12_plugin.benchmark.verify import (
     enliven,
     is_dense,
     is_rotated,
+    load,
     read_images,
     responds,
     selects,
@@ -90,6 +91,11 @@ class Protocol:
     runs: int = 100
     warmup: int = 10
     options: Options = field(default_factory=Options)
+
+    @property
+    def pixels(self) -> int | None:
+        """What a model is asked to take that could take any size."""
+        return self.imgsz or self.default_imgsz
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -127,12 +133,12 @@ class Candidate:
         self.artefact = Path(name) if runtime_of(Path(name)) else None
         if self.artefact is not None and not self.artefact.exists():
             raise NotRunnable(f"{name} does not exist")
-        self.given = name
         source = Path(name) if self.artefact is None else checkpoint_of(self.artefact, reference)
         if not source.suffix:
             source = Path(f"{source}.yaml")
         self.stock = source.name.startswith("yolo12")
         self.name = source.stem if self.artefact is None else self.artefact.name
+        torch.manual_seed(0)  # the same weights on stock and on the plugin
         with without_plugin() if self.stock else nullcontext():
             self.yolo = load(source)
         self.net: Any = self.yolo.model
@@ -146,12 +152,6 @@ class Candidate:
             if not responds(self.net, images):
                 enliven(self.net, images)
 
-    @property
-    def known_as(self) -> str:
-        """The name by which a paper lists it: of its YAML, if it has the classes of COCO."""
-        file = self.net.yaml.get("yaml_file") or self.given
-        return Path(file).stem if self.net.yaml.get("nc", 80) == 80 else ""
-
     def prepare(self, runtime: Runtime, protocol: Protocol, folder: Path) -> Prepared:
         """Export into a folder where that is needed, open a session and verify it.
 
@@ -159,8 +159,8 @@ class Candidate:
             NotRunnable: an exported file takes no images as the protocol has them.
         """
         options = replace(protocol.options, half=protocol.half)
-        runtime.require(also=needed_to_export(runtime, protocol.half) if self.artefact is None else ())
-        batch, size = protocol.batch or 1, (self.pixels(protocol.imgsz or protocol.default_imgsz),) * 2
+        batch, size = protocol.batch or 1, (self.pixels(protocol.pixels),) * 2
+        name = listed_name(self.net, self.name)
         if self.artefact is not None:
             if (own := runtime_of(self.artefact)) is not runtime:
                 raise NotRunnable(f"runs on {own.name if own else 'another runtime'}, not on {runtime.name}")
@@ -173,13 +173,13 @@ class Candidate:
                 raise NotRunnable(f"takes images of {takes}, not {batch} x {size}: set --batch and --imgsz to that")
             selected = selects(session, read_images(size, channels=channels(self.net)), self.net.model[-1])
             net = exportable(self.net, size, batch, end2end=selected)
-            return prepare(net, session, size, batch, self.known_as)
+            return prepare(net, session, size, batch, name)
         net = exportable(self.net, size, batch)
         if runtime.session is None:
-            return prepare(net, Torch(deepcopy(net), options), size, batch, self.known_as)
+            return prepare(net, Torch(deepcopy(net), options), size, batch, name)
         with without_plugin() if self.stock else nullcontext():
             file = self.export(runtime, protocol, folder)
-        return prepare(net, open_artefact(file, options), size, batch, self.known_as)
+        return prepare(net, open_artefact(file, options), size, batch, name)
 
     def pixels(self, imgsz: int | None) -> int:
         """Side of the image: what is asked for, or the task's own, as the next multiple of the network's stride."""
@@ -189,24 +189,21 @@ class Candidate:
 
     def export(self, runtime: Runtime, protocol: Protocol, folder: Path) -> Path:
         """Export as `yolo export` does, heads that need no non-maximum suppression as such."""
+        runtime.require(also=needed_to_export(runtime, protocol.half))
         yolo = deepcopy(self.yolo)
         yolo.model.pt_path = str(folder / f"{self.name}.pt")  # exports go beside it
         device = (
             protocol.options.device.index or 0 if runtime.on_gpu and protocol.options.device.type == "cuda" else "cpu"
         )
-        size = {"imgsz": self.pixels(protocol.imgsz or protocol.default_imgsz), "batch": protocol.batch or 1}
+        size = {"imgsz": self.pixels(protocol.pixels), "batch": protocol.batch or 1}
         half = {"half": True} if protocol.half else {}
         with quiet(), detailed_layers() if runtime.format == "engine" else nullcontext():
             return Path(yolo.export(format=runtime.format, **size, **half, device=device, nms=False, verbose=False))
 
 
-def load(source: Path) -> Any:
-    """A `YOLO` or `RTDETR` of a file, or of a model's name; the same weights at every call."""
-    from ultralytics import RTDETR, YOLO
-
-    torch.manual_seed(0)
-    kind = RTDETR if source.stem.lower().startswith("rtdetr") and source.suffix != ".pt" else YOLO
-    return kind(str(source))
+def listed_name(net: Any, otherwise: str) -> str:
+    """The name by which the paper may list a network: of its YAML, if it has the classes of COCO."""
+    return Path(net.yaml.get("yaml_file") or otherwise).stem if net.yaml.get("nc", 80) == 80 else ""
 
 
 def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
@@ -384,8 +381,7 @@ def bench(
     """
     rows: list[dict[str, Any]] = []
     say = cache(report)  # a reason that holds on several runtimes is said once
-    pixels = protocol.imgsz or protocol.default_imgsz
-    candidate = cache(lambda given: or_reason(partial(Candidate, given, reference, pixels), about=given))
+    candidate = cache(lambda given: or_reason(partial(Candidate, given, reference, protocol.pixels), about=given))
     device, before = torch.device("cpu"), None
     if protocol.options.device.type == "cuda":
         torch.cuda.set_device(protocol.options.device)
@@ -492,6 +488,5 @@ def or_reason(make: Callable[[], T], about: str = "") -> T:
     except NotRunnable as e:
         raise NotRunnable(f"{prefix}{e}") from e
     except Exception as e:
-        said = [line.strip() for line in str(e).splitlines() if line.strip()]
         kind = "" if isinstance(e, OSError) else f"{type(e).__name__}: "
-        raise NotRunnable(f"{prefix}{kind}{said[0] if said else 'no reason given'}") from e
+        raise NotRunnable(f"{prefix}{kind}{first_line(e)}") from e

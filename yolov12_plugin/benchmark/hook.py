@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from yolov12_plugin.benchmark.bench import Protocol, or_reason, prepare, record, time_prepared
+from yolov12_plugin.benchmark.bench import Protocol, listed_name, or_reason, prepare, record, time_prepared
 from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.machine import Clocks, gpu_state
 from yolov12_plugin.benchmark.results import device_name
-from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, asked_for_half, open_artefact
+from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, asked_for_half, asked_for_int8, open_artefact
 from yolov12_plugin.benchmark.tensorrt import detailed_layers
 from yolov12_plugin.benchmark.verify import SUPPRESSION
 
@@ -70,9 +70,9 @@ class TensorRTBenchmark:
         if runtime is None:
             LOGGER.warning(f"yolov12-plugin: format={exporter.args.format} is not timed; verify_export() compares it")
             return
-        arguments, stem = vars(exporter.args), exporter.file.stem
+        stem = exporter.file.stem
         file = exporter.file.with_name(f"{stem}{runtime.suffix}")
-        if arguments.get("int8") is True or arguments.get("quantize") == 8:  # which some releases name so
+        if asked_for_int8(vars(exporter.args)):  # which some releases name so
             quantised = exporter.file.with_name(f"{stem}_int8{runtime.suffix}")
             file = quantised if quantised.exists() else file
         if not file.exists():
@@ -88,16 +88,16 @@ class TensorRTBenchmark:
     def measure(self, exporter: Any, file: Path, runtime: str) -> None:
         from ultralytics.utils import LOGGER
 
-        protocol = replace(self.protocol, half=asked_for_half(vars(exporter.args)))
+        arguments = vars(exporter.args)
+        protocol = replace(self.protocol, half=asked_for_half(arguments))
         session = open_artefact(file, replace(protocol.options, device=exporter.device))
         # With nms=True an exporter leaves the network training, and its boxes as corners.
         net = deepcopy(exporter.model).float().eval()
         if hasattr(net.model[-1], "xyxy"):
             net.model[-1].xyxy = False
         size, batch = session.size or tuple(exporter.imgsz), session.batch or exporter.args.batch
-        name = Path(net.yaml.get("yaml_file") or file).stem if net.yaml.get("nc", 80) == 80 else ""
+        name = listed_name(net, file.name)
         before = gpu_state(session.device) if session.device.type == "cuda" else None
-        arguments = vars(exporter.args)
         names = {"conf_thres": "conf", "iou_thres": "iou", "agnostic": "agnostic_nms", "max_det": "max_det"}
         suppression = {key: arguments.get(names[key]) or default for key, default in SUPPRESSION.items()}
         ready = or_reason(lambda: prepare(net, session, size, batch, name, suppression), about=file.name)

@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -17,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from yolov12_plugin.benchmark.errors import NotRunnable
+from yolov12_plugin.benchmark.errors import NotRunnable, first_line
 from yolov12_plugin.benchmark.machine import cores
 from yolov12_plugin.benchmark.tensorrt import Engine, load
 from yolov12_plugin.benchmark.timing import wall
@@ -163,9 +164,8 @@ class Torch(Session):
         if options.compile:
             config = importlib.import_module("torch._dynamo").config
             limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-            setattr(
-                config, limit, max(getattr(config, limit), 1024)
-            )  # all models share one forward: the ninth was eager
+            # All models share one forward, and at the limit of 8 the next would be eager without a word.
+            setattr(config, limit, max(getattr(config, limit), 1024))
             self.forward = torch.compile(self.model)
         self.cuda_graph = options.cuda_graph and self.device.type == "cuda"
         if self.device.type == "cpu":
@@ -308,8 +308,8 @@ class Backend(Session):
         self.metadata = getattr(self.model, "metadata", None) or {}
         if not self.arguments.get("dynamic"):
             self.batch, self.size = int(self.metadata.get("batch", 1)), self.exported_size
-        quantised = self.arguments.get("int8") or str(self.arguments.get("quantize")) in ("8", "int8", "w8a8")
-        self.precision = "int8" if quantised else "fp16" if asked_for_half(self.arguments) else "fp32"
+        half, int8 = asked_for_half(self.arguments), asked_for_int8(self.arguments)
+        self.precision = "int8" if int8 else "fp16" if half else "fp32"
 
     def bind(self, images: Tensor) -> None:
         self.images = images.to(self.device)
@@ -336,6 +336,11 @@ def asked_for_half(arguments: Mapping[str, Any]) -> bool:
     return arguments.get("half") is True or arguments.get("quantize") == 16
 
 
+def asked_for_int8(arguments: Mapping[str, Any]) -> bool:
+    """Likewise for INT8, quantize=8."""
+    return arguments.get("int8") is True or str(arguments.get("quantize")) in ("8", "int8", "w8a8")
+
+
 def has_tf32(device: torch.device) -> bool:
     """Whether a GPU multiplies FP32 with ten bits of mantissa, as NVIDIA's do since Ampere."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -357,10 +362,7 @@ def onnx_precision(file: Path) -> str:
     values: dict[str, int] = dict.fromkeys(names.values(), 0)
     for weight in graph.initializer:
         if weight.data_type in names:
-            count = 1
-            for n in weight.dims:
-                count *= n
-            values[names[weight.data_type]] += count
+            values[names[weight.data_type]] += math.prod(weight.dims)
     return max(values, key=lambda key: values[key])
 
 
@@ -424,7 +426,4 @@ def open_artefact(artefact: Path, options: Options) -> Session:
     except NotRunnable:
         raise
     except Exception as e:  # each runtime has its own kinds
-        said = str(e).strip().splitlines()
-        raise NotRunnable(
-            f"{artefact} cannot be read, export it again: {type(e).__name__}: {said[0] if said else 'no reason given'}"
-        ) from e
+        raise NotRunnable(f"{artefact} cannot be read, export it again: {type(e).__name__}: {first_line(e)}") from e

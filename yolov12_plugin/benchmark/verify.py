@@ -16,6 +16,7 @@ CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
 SUPPRESSION = {"conf_thres": CONFIDENCE, "iou_thres": NMS_IOU, "agnostic": False, "max_det": 300}  # as exports have it
 # A network that answers every image alike differs between images by less than its own rounding.
 LIVE = 1e-5
+EXTRA = (("Segment", "nm", "mask coefficients"), ("Pose", "nk", "keypoints"), ("OBB", "ne", "angles"))
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def verify_export(
         ValueError: a precision without limits.
     """
     session = open_artefact(Path(artefact), Options(device=torch.device(device)))
-    net: Any = network(model)
+    if isinstance(model, (str, Path)):
+        model = load(Path(model))
+    net: Any = model.model if hasattr(model, "task_map") else model  # of a `YOLO`, or itself
     size = session.size or ((imgsz, imgsz) if imgsz else session.exported_size) or (640, 640)
     images = read_images(size, source, channels(net))
     end2end = selects(session, images, net.model[-1])
@@ -120,13 +123,12 @@ def verify_export(
     return verify(exportable(net, size, end2end=end2end), session, images, precision, suppression)
 
 
-def network(model: Any) -> nn.Module:
-    """The network of a `YOLO`, of a file that `YOLO` loads, or itself."""
-    from ultralytics import YOLO
+def load(source: Path) -> Any:
+    """A `YOLO` of a file, or an `RTDETR` of a YAML, which `YOLO` does not build."""
+    from ultralytics import RTDETR, YOLO
 
-    if isinstance(model, (str, Path)):
-        model = YOLO(str(model), verbose=False)
-    return model if isinstance(model, nn.Module) and not hasattr(model, "task_map") else model.model
+    kind = RTDETR if source.stem.lower().startswith("rtdetr") and source.suffix != ".pt" else YOLO
+    return kind(str(source))
 
 
 def selects(session: Session, images: Tensor, head: Any) -> bool:
@@ -136,13 +138,15 @@ def selects(session: Session, images: Tensor, head: Any) -> bool:
     if (told := literal(session.metadata.get("end2end"))) is not None:
         return bool(told)
     out = session(images)[0]
-    return out.ndim == 3 and out.shape[-1] == 6 + extra_values(head)
+    return out.ndim == 3 and out.shape[-1] == 6 + extra(head)[0]
 
 
-def extra_values(head: Any) -> int:
-    """Values of a detection beside box, score and class: mask coefficients, keypoints or angle."""
-    kinds = {"Segment": "nm", "Pose": "nk", "OBB": "ne"}
-    return next((getattr(head, count) for kind, count in kinds.items() if type(head).__name__.startswith(kind)), 0)
+def extra(head: Any) -> tuple[int, str]:
+    """Number and name of a detection's values beside box, score and class."""
+    for kind, count, what in EXTRA:
+        if type(head).__name__.startswith(kind):
+            return getattr(head, count), what
+    return 0, "other values"
 
 
 def channels(net: Any) -> int:
@@ -225,7 +229,7 @@ def verify(
         elif i > 0 or not is_detector(head):  # prototypes of masks, maps of other tasks
             _near(result, name, a, b)
         elif is_dense(head) and a.shape == b.shape:
-            _compare_dense(result, name, head, a, b, images.shape[-2:])
+            _compare_dense(result, name, head, a, b)
         else:
             _compare_selected(result, name, head, a, b, images.shape[-2:], suppression)
     if not result.detections and not any(name.startswith(names[0]) for name in result.relative):
@@ -288,13 +292,13 @@ def _compare_classes(result: Verification, name: str, a: Tensor, b: Tensor) -> N
     return _near(result, name, a, b, result.limits.rounding)
 
 
-def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Tensor, size: Sequence[int]) -> None:
+def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Tensor) -> None:
     """Anchor by anchor: all scores, and the boxes of what non-maximum suppression keeps of the model's."""
     from ultralytics.utils.metrics import probiou
 
     rotated = is_rotated(head)
     boxes, scores, rest = (slice(0, 4), slice(4, 4 + head.nc), slice(4 + head.nc, None))
-    for (x, y), index in zip(zip(a, b), _kept(a, head.nc, rotated)):
+    for (x, y), index in zip(zip(a, b), _kept(a, head)):
         angle = slice(-1, None) if rotated else slice(0, 0)
         p, q = (torch.cat((t[boxes], t[angle]))[:, index].T for t in (x, y))  # (N, 4 or 5)
         best = x[scores, index].argmax(0, keepdim=True)  # (1, N)
@@ -308,15 +312,10 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
     _check(result, f"{name} (boxes) differs", result.box_px, result.limits.box_px, " px")
     _check(result, f"{name} (scores) differs", result.score, result.limits.score)
     _check_matched(result, name)
-    for part, where in (("boxes", boxes), ("scores", scores), (_extra(head), rest)):
+    for part, where in (("boxes", boxes), ("scores", scores), (extra(head)[1], rest)):
         if a[:, where].numel():
             rounding = {"scores": result.limits.rounding, "boxes": result.limits.box_px / 10}.get(part, 0.0)
             _near(result, f"{name} ({part})", a[:, where], b[:, where], rounding)
-
-
-def _extra(head: Any) -> str:
-    kinds = {"Segment": "mask coefficients", "Pose": "keypoints", "OBB": "angles"}
-    return next((what for kind, what in kinds.items() if type(head).__name__.startswith(kind)), "other values")
 
 
 def _check_matched(result: Verification, name: str) -> None:
@@ -326,7 +325,7 @@ def _check_matched(result: Verification, name: str) -> None:
         _diverges(result, f"{name} (detections): {found}, {result.precision} needs {needed}")
 
 
-def _kept(out: Tensor, nc: int, rotated: bool, suppression: Mapping[str, Any] = SUPPRESSION) -> list[Tensor]:
+def _kept(out: Tensor, head: Any, suppression: Mapping[str, Any] = SUPPRESSION) -> list[Tensor]:
     """Indices of the anchors (B times N) that non-maximum suppression keeps of an output (B, 4 + nc + extra, A).
 
     Where the model is confident of nothing, as an untrained one, those of its best hundred.
@@ -335,11 +334,11 @@ def _kept(out: Tensor, nc: int, rotated: bool, suppression: Mapping[str, Any] = 
 
     kept = []
     for image in out:
-        best = image[4 : 4 + nc].amax(0)
+        best = image[4 : 4 + head.nc].amax(0)
         threshold = suppression["conf_thres"]
         if best.max() <= threshold:
             threshold = best.topk(min(CANDIDATES, len(best))).values[-1].item()
-        options = {**suppression, "conf_thres": threshold, "nc": nc, "rotated": rotated}
+        options = {**suppression, "conf_thres": threshold, "nc": head.nc, "rotated": is_rotated(head)}
         _, index = non_max_suppression(image[None].clone(), **options, return_idxs=True, max_time_img=10)
         kept.append(index[0].flatten().long())
     return kept
@@ -357,7 +356,7 @@ def _compare_selected(
     """Detections that the network, or the file, selects: in any order, and only those clear of the cut."""
     ours, theirs, cut = _selected(head, a, size), _selected(head, b, size), 0.0
     if ours is None:  # non-maximum suppression is in the file, not in the model
-        ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head.nc, is_rotated(head), suppression))]
+        ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head, suppression))]
         width = 6 + a.shape[1] - 4 - head.nc
         theirs = [_rows(head, rows[rows[:, 4] > 0]) for rows in b] if b.ndim == 3 and b.shape[-1] == width else None
         cut = suppression["conf_thres"]
@@ -386,7 +385,7 @@ def _compare_selected(
     if others and others[0][0].numel():
         x, y = (torch.cat(parts) for parts in zip(*others))
         if len(x) > 1:
-            _near(result, f"{name} ({_extra(head)})", x, y)
+            _near(result, f"{name} ({extra(head)[1]})", x, y)
     return None
 
 
