@@ -3,8 +3,9 @@
 import os
 import sys
 
-# Names come first: a process may look up a preset (yolo cfg=...) before it loads a model.
-CHECKS, TASKS = WATCHED = ("ultralytics.utils.checks", "ultralytics.nn.tasks")
+# Names and arguments come first: a process reads a preset (yolo cfg=...) before it loads a model.
+TASKS = "ultralytics.nn.tasks"
+WATCHED = ("ultralytics.utils.checks", "ultralytics.cfg", TASKS)
 
 
 class Finder:

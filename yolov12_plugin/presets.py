@@ -1,20 +1,80 @@
-"""Hyperparameters of the paper as Ultralytics train arguments (Table 7)."""
+"""Hyperparameters as Ultralytics train arguments: those of the paper (Table 7), and for small datasets."""
 
+import functools
+import importlib.util
+import logging
+from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from yolov12_plugin.names import CFG
 
+LOGGER = logging.getLogger("yolov12_plugin")
+FOLDER = CFG / "presets"
+SCALES = "nsmlx"
+KINDS = ("coco", "finetune")
 
-def preset(scale: str) -> dict[str, Any]:
-    """Train arguments of a scale on COCO (paper, Table 7), for `YOLO(...).train(**preset("n"), data=...)`.
+
+def preset(scale: str, kind: str = "coco") -> dict[str, Any]:
+    """Train arguments of a scale, for `YOLO("yolov12n.yaml").train(**preset("n"), data="coco.yaml")`.
+
+    `coco` is the paper's Table 7, and pins all that Ultralytics would take from its own defaults; `finetune` is for
+    small datasets. Arguments that this Ultralytics does not have are left out with a notice.
 
     Raises:
-        ValueError: no such scale.
+        ValueError: no such scale or kind.
     """
-    path = CFG / "presets" / f"yolov12{scale}-coco.yaml"
-    if not path.is_file():
-        scales = sorted(p.name[len("yolov12")] for p in path.parent.glob("yolov12?-coco.yaml"))
-        raise ValueError(f"no preset for scale {scale!r}; scales are {', '.join(scales)}")
+    if scale not in tuple(SCALES):
+        raise ValueError(f"no preset for scale {scale!r}; scales are {', '.join(SCALES)}")
+    if kind not in KINDS:
+        raise ValueError(f"no preset {kind!r}; presets are {', '.join(KINDS)}")
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    path = FOLDER / f"yolov12{scale}-{kind}.yaml"
+    announce(path)
+    arguments = read(path)
+    arguments.pop("model", None)  # the caller has one
+    leave_out(arguments, DEFAULT_CFG_DICT)
+    return arguments
+
+
+def read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def leave_out(arguments: dict[str, Any], known: Container[str]) -> None:
+    """Remove from `arguments` what came from a preset and is not among the `known`, with one notice."""
+    unknown = [key for key in arguments if key not in known]
+    if not unknown:
+        return
+    presets = [read(path) for path in FOLDER.glob("*.yaml")]
+    ours = [k for k in unknown if any(k in p and p[k] == arguments[k] for p in presets)]
+    for key in ours:
+        del arguments[key]
+    if ours:
+        _notice_left_out(tuple(sorted(ours)))
+
+
+def announce(path: Path) -> None:
+    """Say what a training by the preset at `path` would lack."""
+    if path.parent == FOLDER and importlib.util.find_spec("albumentations") is None:
+        _notice_albumentations()
+
+
+@functools.cache
+def _notice_left_out(keys: tuple[str, ...]) -> None:
+    from ultralytics import __version__
+
+    LOGGER.warning(
+        "yolov12-plugin: Ultralytics %s has no argument %s; left out of the preset.", __version__, ", ".join(keys)
+    )
+
+
+@functools.cache
+def _notice_albumentations() -> None:
+    LOGGER.warning(
+        "yolov12-plugin: albumentations is not installed. The authors trained with it (blur, grey and contrast, each "
+        "on 1% of the images): pip install albumentations"
+    )

@@ -33,6 +33,9 @@ PATCHES = (
     Patch("ultralytics.utils.checks", "check_yolov5u_filename", "yolov12_plugin.registry:find_plugin_yaml",
           "every look-up of a YAML passes here: yolov12*.yaml, presets and datasets are found by name",
           wrapper=True),
+    Patch("ultralytics.cfg", "check_dict_alignment", "yolov12_plugin.registry:leave_out_of_presets",
+          "arguments of a preset that this Ultralytics does not have are left out, with a notice",
+          wrapper=True),
     Patch("ultralytics.nn.modules.block", "AAttn", "yolov12_plugin.nn.modules:AAttn",
           "checkpoints name this class"),
     Patch("ultralytics.nn.modules.block", "ABlock", "yolov12_plugin.nn.modules:ABlock",
@@ -78,9 +81,29 @@ def find_plugin_yaml(stock: Callable) -> Callable:
     @functools.wraps(stock)
     def check_yolov5u_filename(file, *args, **kwargs):
         path = names.find(file)
-        return str(path) if path else stock(file, *args, **kwargs)
+        if path is None:
+            return stock(file, *args, **kwargs)
+        if path.parent.name == "presets":
+            from yolov12_plugin.presets import announce
+
+            announce(path)
+        return str(path)
 
     return check_yolov5u_filename
+
+
+def leave_out_of_presets(stock: Callable) -> Callable:
+    """Let a preset name arguments that this Ultralytics does not have."""
+
+    @functools.wraps(stock)
+    def check_dict_alignment(base, custom, *args, **kwargs):
+        if not custom.keys() <= base.keys():
+            from yolov12_plugin.presets import leave_out
+
+            leave_out(custom, base)
+        return stock(base, custom, *args, **kwargs)
+
+    return check_dict_alignment
 
 
 def prefer_user_yaml(stock: Callable) -> Callable:
