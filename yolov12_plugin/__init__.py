@@ -7,6 +7,7 @@ _MODULES = {
     "benchmark.hook": ("TensorRTBenchmark",),
     "benchmark.verify": ("verify_export",),
     "checkpoints": ("convert",),
+    "guard": ("TrainingGuard",),
     "nn.attention": ("attention_backend",),
     "nn.modules": ("A2C2f", "AAttn", "ABlock"),
     "presets": ("preset",),

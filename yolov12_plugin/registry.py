@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import itertools
 import logging
 import os
 import pkgutil
@@ -61,8 +62,8 @@ PATCHES = (
     Patch("ultralytics.nn.tasks:BaseModel", "fuse", "yolov12_plugin.registry:fuse_attention",
           "fusing a model re-parameterises its attention too",
           wrapper=True),
-    Patch("ultralytics.utils.callbacks.base", "add_integration_callbacks", "yolov12_plugin.registry:add_benchmark",
-          "YOLO12_BENCH=1 verifies and times what is exported",
+    Patch("ultralytics.utils.callbacks.base", "add_integration_callbacks", "yolov12_plugin.registry:add_callbacks",
+          "YOLO12_GUARD=1 guards trainings, YOLO12_BENCH=1 verifies and times what is exported",
           wrapper=True, reexports=("ultralytics.utils.callbacks",)),
 )
 # fmt: on
@@ -178,20 +179,28 @@ def fuse_attention(stock: Callable) -> Callable:
     return fuse
 
 
-def add_benchmark(stock: Callable) -> Callable:
-    """Give an exporter the benchmark's callbacks where YOLO12_BENCH asks for them."""
+def add_callbacks(stock: Callable) -> Callable:
+    """Give a trainer the guard, and an exporter the benchmark, where the environment asks for them."""
 
     @functools.wraps(stock)
     def add_integration_callbacks(instance):
         stock(instance)
-        wanted = os.environ.get("YOLO12_BENCH", "").lower() not in ("", *autoload.OFF)
-        if wanted and hasattr(instance, "export_engine"):
+        # A model keeps its callbacks from one training or export to the next: one of a kind is enough.
+        present = {type(getattr(c, "__self__", c)).__name__ for c in itertools.chain(*instance.callbacks.values())}
+        if _asked_for("YOLO12_GUARD") and hasattr(instance, "optimizer_step") and "TrainingGuard" not in present:
+            from yolov12_plugin.guard import TrainingGuard
+
+            TrainingGuard().attach(instance)
+        if _asked_for("YOLO12_BENCH") and hasattr(instance, "export_engine") and "TensorRTBenchmark" not in present:
             from yolov12_plugin.benchmark.hook import TensorRTBenchmark
 
-            if not any(isinstance(c, TensorRTBenchmark) for c in instance.callbacks["on_export_end"]):
-                TensorRTBenchmark(exits=True).attach(instance)  # a model keeps its callbacks from export to export
+            TensorRTBenchmark(exits=True).attach(instance)
 
     return add_integration_callbacks
+
+
+def _asked_for(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() not in ("", *autoload.OFF)
 
 
 def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:

@@ -1,0 +1,426 @@
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from ultralytics import YOLO as Model
+from ultralytics.cfg import get_cfg
+
+import yolov12_plugin as y12
+from yolov12_plugin.guard import NEW, drop_rows, first_nonfinite
+
+YOLO = Path(sys.executable).with_name("yolo")
+TINY = dict(
+    data="shapes.yaml", fraction=0.125, imgsz=32, batch=4, nbs=4, optimizer="SGD", device="cpu", workers=0, plots=False
+)
+WORDS = [f"{key}={value}" for key, value in TINY.items()]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run of two batches an epoch, with callbacks; gives the model and the guard."""
+
+    def train(guard=None, epochs=3, **callbacks):
+        guard = guard or y12.TrainingGuard()
+        model = Model("yolov12n.yaml")
+        guard.attach(model)
+        for event, callback in callbacks.items():
+            model.add_callback(event, callback)
+        model.train(**TINY, epochs=epochs, project=str(tmp_path), name="run")
+        return model, guard
+
+    return train
+
+
+class Poison:
+    """A forward hook that gives NaN at one step, and at the guard's second look at it."""
+
+    def __init__(self, trainer=None, guard=None):
+        self.trainer, self.guard, self.times = trainer, guard, 2 if trainer else 0
+
+    def __call__(self, module, inputs, output):
+        if self.times and self.trainer.epoch == 1 and self.guard.batch == 2:
+            self.times -= 1
+            return output * float("nan")
+
+    def __reduce__(self):  # in the averaged model, and in checkpoints
+        return Poison, ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["model.3.conv", "model.6.m.0.1.attn", "model.8.cv2.bn", "model.21.cv2.0.0.conv"])
+def test_epoch_batch_and_layer_of_an_activation(trained, layer, caplog):
+    """NaN in the second batch of the second epoch, once; where Ultralytics recovers, the run goes on to its end."""
+    guard = y12.TrainingGuard()
+
+    def start(trainer):
+        trainer.model.get_submodule(layer).register_forward_hook(Poison(trainer, guard))
+
+    model, _ = trained(guard, on_train_start=start)
+    recovers = hasattr(model.trainer, "_handle_nan_recovery")
+    found = guard.found[0]
+    assert len(guard.found) == 1 or not recovers
+    assert (found.epoch, found.batch, found.kind) == (2, 2, "activation")
+    assert found.layer.split()[0] == layer
+    assert ("YOLO12_ATTENTION=math" in found.advice) == ("attn" in layer)
+    message, *_ = [line for line in caplog.messages if "yolov12-plugin: " in line]
+    assert "yolov12-plugin: epoch 2, batch 2: " in message and f"{layer} (" in message
+    assert not recovers or all(torch.isfinite(p).all() for p in model.model.parameters())
+
+
+def step(net=None, amp=False, **batch):
+    """A trainer before its step, as the guard sees it, and a batch."""
+    net = net or Model("yolov12n.yaml", verbose=False).model.train()
+    net.args = get_cfg()
+    scaler = SimpleNamespace(get_scale=lambda: 1.0)
+    trainer = SimpleNamespace(
+        model=net, scaler=scaler, amp=amp, args=get_cfg(), device=torch.device("cpu"), loss_names=("box", "cls", "dfl")
+    )
+    box = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
+    return trainer, dict(
+        img=torch.rand(1, 3, 64, 64), batch_idx=torch.zeros(1), cls=torch.zeros(1, 1), bboxes=box
+    ) | batch
+
+
+def test_all_finite_before_and_after():
+    trainer, batch = step()
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    first_nonfinite(trainer, batch)
+    assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
+    assert all(p.grad is None for p in trainer.model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in trainer.model.modules())
+
+
+def test_input():
+    trainer, batch = step(bboxes=torch.tensor([[0.5, float("nan"), 0.4, 0.4]]))
+    assert first_nonfinite(trainer, batch) == ("input", "bboxes")
+
+
+def test_weight():
+    trainer, batch = step()
+    with torch.no_grad():
+        trainer.model.model[8].m[1][0].mlp[0].conv.weight[0, 0] = torch.inf
+    assert first_nonfinite(trainer, batch) == ("weight", "model.8.m.1.0.mlp.0.conv.weight")
+
+
+@pytest.mark.parametrize(
+    "name", [f"model.6.m.0.0.attn.{part}" for part in ("qkv", "proj", "pe")] + ["model.8", "model.16"]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activation(name, value):
+    trainer, batch = step()
+    trainer.model.get_submodule(name).register_forward_hook(lambda m, i, output: output + value)
+    kind, layer = first_nonfinite(trainer, batch)
+    assert kind == "activation" and layer.split()[0] == name
+
+
+def test_activation_between_two_layers(monkeypatch):
+    """What goes wrong in the attention itself is the attention's, not that of the projection behind it."""
+    from yolov12_plugin.nn import modules
+
+    computed = modules.area_attention
+    monkeypatch.setattr(modules, "area_attention", lambda *args: (computed(*args)[0] * torch.nan, computed(*args)[1]))
+    trainer, batch = step()
+    assert first_nonfinite(trainer, batch) == ("activation", "model.6.m.0.0.attn (AAttn)")
+
+
+def test_activation_of_bfloat16_autocast():
+    trainer, batch = step(amp=True)
+    trainer.args.amp = "bf16"
+    trainer.model.get_submodule("model.8.cv2").register_forward_hook(lambda m, i, output: output * 3e38 * 1e4)
+    assert first_nonfinite(trainer, batch)[1].split()[0] == "model.8.cv2"
+
+
+def test_loss():
+    trainer, batch = step()
+    loss = trainer.model.loss
+    names = {"box": 0, "cls": 1, "dfl": 2}
+
+    def broken(batch):
+        total, items = loss(batch)
+        if isinstance(items, dict):
+            return total * float("nan"), {
+                key: item * (float("nan") if "cls" in key else 1) for key, item in items.items()
+            }
+        return total * float("nan"), items * torch.tensor([1, float("nan"), 1])
+
+    trainer.model.loss = broken
+    kind, item = first_nonfinite(trainer, batch)
+    assert kind == "loss" and item.split("_")[0] in names and "cls" in item
+
+
+class Overflow(torch.autograd.Function):
+    """The identity, whose gradient is not finite."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * torch.inf
+
+
+@pytest.mark.parametrize("name", ["model.6.cv2", "model.2", "model.8.m.0.1"])
+def test_gradient(name):
+    trainer, batch = step()
+    trainer.model.get_submodule(name).register_forward_hook(lambda m, i, output: Overflow.apply(output))
+    kind, layer = first_nonfinite(trainer, batch)
+    assert kind == "gradient" and layer.split()[0].startswith(name)
+
+
+def test_gradient_of_a_weight_alone():
+    trainer, batch = step()
+    weight = trainer.model.get_submodule("model.8.cv1.conv").weight
+    weight.register_hook(lambda g: g * torch.nan)
+    assert first_nonfinite(trainer, batch) == ("gradient", "model.8.cv1.conv.weight")
+
+
+@pytest.mark.slow
+def test_gradient_is_seen_before_it_is_clipped(trained):
+    def start(trainer):
+        trainer.model.get_submodule("model.6.cv1.conv").weight.register_hook(
+            lambda g: g * torch.inf if trainer.epoch == 0 else g
+        )
+
+    _, guard = trained(on_train_start=start, epochs=1)
+    assert guard.found[0][:4] == (1, 1, "gradient", "model.6.cv1.conv.weight")
+
+
+@pytest.mark.slow
+def test_nothing_to_say_of_a_good_run(trained, caplog):
+    model, guard = trained(epochs=2)
+    assert guard.found == [] and "yolov12-plugin: epoch" not in caplog.text
+    weights = Path(model.trainer.wdir)
+    assert sorted(p.name for p in weights.iterdir()) == ["best.pt", "last.pt"]
+    assert all(torch.load(p, weights_only=False)["epoch"] == -1 for p in weights.iterdir())  # stripped, as ever
+
+
+@pytest.mark.slow
+def test_same_weights_with_and_without(run, tmp_path):
+    for guard in "01":
+        command = [YOLO, "train", "model=yolov12n.yaml", "epochs=2", f"project={tmp_path}", f"name={guard}", *WORDS]
+        run(command, YOLO12_GUARD=guard)
+    states = [torch.load(tmp_path / g / "weights/last.pt", weights_only=False)["model"].state_dict() for g in "01"]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+HEADER = "epoch,time,train/box_loss\n"
+
+
+@pytest.mark.parametrize(
+    "lines, kept",
+    [
+        (["1,1.5,3", "2,2.5,2"], ["1,1.5,3", "2,2.5,2"]),
+        (["1,1.5,3", "2,2.5,2", "3,3.5,1"], ["1,1.5,3", "2,2.5,2"]),
+        (["1,1.5,3", "2,2.5,2", "2,0.5,1"], ["1,1.5,3", "2,0.5,1"]),
+        (["1,1.5,3", "2,2."], ["1,1.5,3"]),
+        ([], []),
+    ],
+)
+def test_rows_after_the_checkpoint(tmp_path, lines, kept):
+    csv = tmp_path / "results.csv"
+    whole = HEADER + "".join(f"{line}\n" for line in lines)
+    csv.write_text(whole)
+    drop_rows(csv, after=2)
+    assert csv.read_text() == HEADER + "".join(f"{line}\n" for line in kept)
+    csv.write_text(whole + "3,4.")  # cut off
+    drop_rows(csv, after=2)
+    assert csv.read_text() == HEADER + "".join(f"{line}\n" for line in kept)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+def epochs_of(folder):
+    rows = (folder / "results.csv").read_text().splitlines()[1:]
+    return [int(row.split(",")[0]) for row in rows]
+
+
+def losses_of(folder):
+    rows = [row.split(",") for row in (folder / "results.csv").read_text().splitlines()]
+    column = [name.strip() for name in rows[0]].index("train/cls_loss")
+    return [float(row[column]) for row in rows[1:]]
+
+
+# A training that stops in the middle of writing its checkpoint, and waits there to be killed.
+STUCK = """
+import os, sys, time
+from pathlib import Path
+from ultralytics import YOLO
+import torch
+
+def part(write):
+    def stuck(self, data):
+        global writes
+        writes += self.name.startswith("last")
+        if writes < 3:
+            return write(self, data)
+        with open(self, "wb") as f:
+            f.write(data[: len(data) // 2]), f.flush()
+        print("STUCK", flush=True)
+        time.sleep(600)
+    return stuck
+
+writes = 0
+Path.write_bytes = part(Path.write_bytes)
+YOLO("yolov12n.yaml").train(epochs=5, project=sys.argv[1], name="run", **{TINY!r})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", [True, False])
+def test_killed_while_a_checkpoint_is_written(run, tmp_path, guard):
+    """Without the guard the run is lost; with it, it goes on from the epoch before."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", STUCK.replace("{TINY!r}", repr(TINY)), tmp_path],
+        env=os.environ | {"YOLO12_GUARD": str(int(guard))},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert any("STUCK" in line for line in child.stdout)
+    child.kill()
+    child.wait()
+    last = tmp_path / "run/weights/last.pt"
+    assert (last.parent / NEW).is_dir() == guard
+    resumed = run([YOLO, "train", "resume", f"model={last}"], check=False, YOLO12_GUARD=str(int(guard)))
+    assert (resumed.returncode == 0) == guard, resumed.stderr
+    if guard:
+        assert epochs_of(tmp_path / "run") == [1, 2, 3, 4, 5]
+        assert "from epoch 3 to 5" in resumed.stdout
+        assert sorted(p.name for p in last.parent.iterdir()) == ["best.pt", "last.pt"]
+
+
+@pytest.mark.slow
+def test_killed_while_the_end_is_written(run, tmp_path):
+    """Ultralytics strips last.pt and best.pt in place: the trained weights are there all the same."""
+    code = (
+        "import os, signal\n"
+        "from ultralytics.engine import trainer as t\n"
+        "def strip(f, *a, **k):\n"
+        "    open(f, 'wb').write(b'PK'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "t.strip_optimizer = strip\n"
+        f"from ultralytics import YOLO; YOLO('yolov12n.yaml').train(epochs=1, project={str(tmp_path)!r}, name='run', **{TINY!r})"
+    )
+    assert run(code, check=False, YOLO12_GUARD="1").returncode == -signal.SIGKILL
+    for name in "last.pt", "best.pt":
+        assert torch.load(tmp_path / "run/weights" / name, weights_only=False)["epoch"] == 0
+
+
+@pytest.mark.slow
+def test_killed_at_random(run, tmp_path):
+    """20 times, each second one at a write, of a training that is resumed: no epoch is lost, twice there or missing."""
+    run([sys.executable, ROOT / "benchmarks/kills.py", "--guard", "on", "--out", tmp_path / "kills.json"])
+    result = json.loads((tmp_path / "kills.json").read_text())["guard_on"]
+    assert result["kills"] == len(result["tries"]) == 20 and result["lost"] == 0
+    epochs = result["epochs"]
+    assert epochs == list(range(1, result["tries"][-1]["epoch"] + 4))
+    assert np.isfinite(result["cls_loss"]).all()
+
+
+@pytest.mark.slow
+def test_loss_goes_on_where_it_was(run, tmp_path):
+    """Interrupted after epoch 2 and resumed, against the same training in one go."""
+    whole = [YOLO, "train", "model=yolov12n.yaml", "epochs=4", "warmup_epochs=0", f"project={tmp_path}", *WORDS]
+    run([*whole, "name=whole"])
+    code = (
+        "import os, sys; from ultralytics import YOLO; model = YOLO('yolov12n.yaml')\n"
+        "model.add_callback('on_fit_epoch_end', lambda t: os._exit(9) if t.epoch == 1 else None)\n"
+        f"model.train(epochs=4, warmup_epochs=0, project={str(tmp_path)!r}, name='run', **{TINY!r})"
+    )
+    assert run(code, check=False, YOLO12_GUARD="1").returncode == 9
+    run([YOLO, "train", "resume", f"model={tmp_path / 'run/weights/last.pt'}"], YOLO12_GUARD="1")
+    assert epochs_of(tmp_path / "run") == epochs_of(tmp_path / "whole")
+    # Ultralytics goes on from its averaged weights, and with other draws of the augmentation.
+    np.testing.assert_allclose(losses_of(tmp_path / "run"), losses_of(tmp_path / "whole"), rtol=0.5)
+
+
+def tmpfs(folder, size):
+    """A small disk, where the system lets users mount one in a namespace of their own."""
+    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+            f'mount -t tmpfs -o size={size} tmpfs {folder} && "$@"; code=$?; '
+            f'cp -r {folder} {folder}-after; exit $code', "sh"]  # fmt: skip
+
+
+def can_mount(tmp_path):
+    (tmp_path / "probe").mkdir()
+    try:
+        return subprocess.run([*tmpfs(tmp_path / "probe", "1m"), "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_full_disk(run, tmp_path):
+    """A message of one line, and the epochs so far are kept and go on once there is room."""
+    if not can_mount(tmp_path):
+        pytest.skip("this system mounts no tmpfs for users")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [YOLO, "train", "model=yolov12n.yaml", "epochs=3", f"project={disk}", "name=run", *WORDS]
+    done = run([*tmpfs(disk, "40m"), *command], check=False, YOLO12_GUARD="1")
+    assert done.returncode
+    message = done.stderr.strip().splitlines()[-1]
+    assert re.match(r"OSError: epoch \d could not be written to .*: No space left on device; .*last\.pt is kept as it was\. "
+                    r"Make room there and go on with: yolo train resume model=.*last\.pt", message)  # fmt: skip
+    kept = Path(f"{disk}-after/run/weights/last.pt")
+    epoch = torch.load(kept, weights_only=False)["epoch"]
+    assert f"epoch {epoch + 2} could not" in message
+    assert not (kept.parent / NEW).exists()
+    shutil.copytree(f"{disk}-after/run", disk / "run")
+    run([YOLO, "train", "resume", f"model={disk / 'run/weights/last.pt'}"], YOLO12_GUARD="1")
+    assert epochs_of(disk / "run") == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_file_that_cannot_grow(tmp_path):
+    """As a full disk, for systems that mount none: files end at a size below that of a checkpoint."""
+    code = (
+        "import resource; from ultralytics import YOLO; model = YOLO('yolov12n.yaml')\n"
+        "limit = lambda t: t.epoch == 1 and resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))\n"
+        "model.add_callback('on_train_epoch_start', limit)\n"
+        f"model.train(epochs=3, project={str(tmp_path)!r}, name='run', **{TINY!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"YOLO12_GUARD": "1"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert "OSError: epoch 2 could not be written to" in done.stderr.strip().splitlines()[-1]
+    assert torch.load(tmp_path / "run/weights/last.pt", weights_only=False)["epoch"] == 0
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize("value, wanted", [("1", True), ("on", True), ("0", False), ("off", False), ("", False)])
+def test_by_environment(monkeypatch, value, wanted):
+    from ultralytics.utils import callbacks
+
+    monkeypatch.setenv("YOLO12_GUARD", value)
+    trainer = SimpleNamespace(callbacks=callbacks.get_default_callbacks(), optimizer_step=None)
+    callbacks.add_integration_callbacks(trainer)
+    callbacks.add_integration_callbacks(trainer)
+    guards = [
+        c for c in trainer.callbacks["on_train_batch_end"] if isinstance(getattr(c, "__self__", 0), y12.TrainingGuard)
+    ]
+    assert len(guards) == wanted
+
+
+def test_guard_travels_to_the_processes_of_ddp():
+    """Ultralytics pickles a trainer's callbacks for them."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    model = Model("yolov12n.yaml", verbose=False)
+    y12.TrainingGuard().attach(model)
+    back = cloudpickle.loads(cloudpickle.dumps(model.callbacks["on_train_batch_end"]))
+    assert type(back[-1].__self__) is y12.TrainingGuard
