@@ -7,7 +7,7 @@ from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_mode
 
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.paper.flops import gflops
-from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, TABLE4, detector, latency
+from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, TABLE4, detector, latency, table6
 
 PAPER = SHARED / "paper.txt"
 printed = pytest.mark.skipif(not PAPER.is_file(), reason="the paper is not here")
@@ -58,6 +58,12 @@ def test_table_4_is_the_papers():
 def test_cpu_column_of_table_3_is_the_papers():
     column = [float(row[-1]) for row in cells(3)[2:]]
     assert column == [ms for row in TABLE3_CPU for ms in (row.without, row.with_area)]
+
+
+@printed
+def test_table_6_is_the_papers():
+    rows = [row for row in cells(6) if row[0].startswith("YOLOv12")]
+    assert [(row[0], *map(float, row[1:])) for row in rows] == [(f"YOLOv12-{s.upper()}", *table6(s)) for s in "nsmlx"]
 
 
 def build(name):
