@@ -260,6 +260,84 @@ def bench(
         raise typer.Exit(1 if any(differs) else 2)
 
 
+class Categories(str, Enum):
+    auto = "auto"
+    name = "name"
+    id = "id"
+
+
+@app.command()
+def coco(
+    model: Annotated[str, typer.Argument(help="A .pt, or an exported file.")],
+    data: Annotated[str | None, typer.Option(help="A dataset YAML; its COCO file is found beside its images.")] = None,
+    split: Annotated[str, typer.Option(help="Of --data.")] = "val",
+    images: Annotated[Path | None, typer.Option(help="A folder of images, or a .txt that lists them.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Ground truth in COCO's format.")] = None,
+    categories: Annotated[Categories, typer.Option(help="How classes and categories are matched.")] = Categories.auto,
+    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels; by default those of the training.")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="FP16.")] = False,
+    conf: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.001,
+    iou: Annotated[float, typer.Option(min=0, max=1, help="Overlap above which suppression drops a box.")] = 0.7,
+    max_det: Annotated[int, typer.Option(min=1, help="Detections an image.")] = 300,
+    out: Annotated[Path | None, typer.Option(help="The JSON of detections; by default in a folder of runs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Table 6 of a detector: AP by pycocotools on ground truth in COCO's format, beside the paper's on COCO val."""
+    from rich.table import Column, Table
+
+    from yolov12_plugin.benchmark.errors import NotRunnable
+    from yolov12_plugin.benchmark.table import STYLE, show
+    from yolov12_plugin.coco import METRICS, evaluate, images_in, images_of, scale_of
+    from yolov12_plugin.paper.published import table6
+
+    options = {"imgsz": imgsz, "device": device} | ({"half": True} if half else {})
+    full = None
+    with one_line():
+        if data is not None and images is None:
+            found, beside = images_of(data, split, annotations)
+        elif data is None and images is not None and annotations is not None:
+            found, beside = images_in([images]), annotations
+        else:
+            raise NotRunnable("name the images by --data, or by --images and --annotations")
+        try:
+            scores = evaluate(
+                model,
+                found,
+                beside,
+                categories=categories.value,
+                detections=out,
+                report=lambda line: typer.echo(line, err=True),
+                batch=batch,
+                conf=conf,
+                iou=iou,
+                max_det=max_det,
+                **{key: value for key, value in options.items() if value is not None},
+            )
+        except OSError as e:
+            if not hasattr(e, "scores"):
+                raise
+            scores, full = e.scores, e  # they are shown before the error is
+        scale = scale_of(model)
+    paper = dict(zip(METRICS, table6(scale))) if scale is not None else None
+    if as_json:
+        typer.echo(json.dumps(scores | {"model": model, "paper": paper}, indent=2))
+    else:
+        titles = [Column(name.replace("_", " "), justify="right", no_wrap=True) for name in METRICS]
+        title = f"AP (%) of {scores['images']} images, {scores['annotations']} objects"
+        table = Table(Column("", no_wrap=True), *titles, title=title, **STYLE)
+        if scale is not None and paper is not None:
+            table.add_row(f"YOLOv12-{scale.upper()} (paper)", *(f"{paper[name]:.1f}" for name in METRICS))
+        table.add_row(Path(model).name, *("–" if scores[m] is None else f"{scores[m]:.1f}" for m in METRICS))
+        show(table)
+    with one_line():
+        if full is not None:
+            raise OSError(f"the detections could not be written to {scores['file']}: {full.strerror}; name an --out")
+    if not as_json:
+        typer.echo(f"{scores['detections']} detections: {scores['file']}")
+
+
 @paper.command()
 def table1(as_json: Json = False) -> None:
     """FLOPs and parameters of the five models as published and as built here; the paper's AP and T4 latency."""
@@ -277,3 +355,21 @@ def table1(as_json: Json = False) -> None:
     for row in table:
         view.add_row(*map(str, row.values()))
     Console().print(view)
+
+
+@paper.command()
+def convergence(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or results.csv; or NAME=PATH.")],
+    out: Annotated[Path, typer.Option(help="The picture to write: .png, .svg, .pdf.")] = Path("convergence.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw losses, mAP and learning rate of Ultralytics runs on one sheet; --json prints their last and best epochs."""
+    from yolov12_plugin.paper.convergence import read_runs, write
+
+    with one_line():
+        found = read_runs(runs)
+        write(found, out)
+    if as_json:
+        typer.echo(json.dumps({"picture": str(out), "runs": [run.summary() for run in found]}, indent=2))
+        return
+    typer.echo(str(out))
