@@ -1,0 +1,72 @@
+"""What YOLOv12-N learns from nothing on a small dataset, shapes.yaml, with each preset: mAP of the best epoch."""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics
+
+ROOT = Path(__file__).resolve().parent.parent
+SETUPS = {
+    "Table 7, batch 16": ("yolov12n-coco.yaml", "yolov12n.yaml"),
+    "finetune preset": ("yolov12n-finetune.yaml", "yolov12n.yaml"),
+    "finetune preset, its own model": ("yolov12n-finetune.yaml", "yolov12n-residual.yaml"),
+}
+
+
+def train(cfg: str, model: str, seed: int, epochs: int, imgsz: int) -> dict[str, Any]:
+    """The best epoch of a training by the stock command."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            "yolo",
+            "train",
+            f"cfg={cfg}",
+            f"model={model}",
+            f"seed={seed}",
+            f"epochs={epochs}",
+            f"imgsz={imgsz}",
+        ]
+        command += ["data=shapes.yaml", "batch=16", "device=cpu", "plots=False", f"project={folder}", "name=run"]
+        subprocess.run(command, check=True)
+        with open(Path(folder) / "run/results.csv") as file:
+            rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    best = max(rows, key=lambda row: row["metrics/mAP50-95(B)"])
+    scores = {key: round(best[f"metrics/{key}(B)"], 3) for key in ("mAP50", "mAP50-95")}
+    return {"seed": seed, "epoch": int(best["epoch"]), **scores}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--imgsz", type=int, default=160)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/finetune.json")
+    args = parser.parse_args()
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SETUPS}
+    for seed in args.seeds:
+        for name, (cfg, model) in SETUPS.items():
+            rows[name].append(train(cfg, model, seed, args.epochs, args.imgsz))
+    result = {
+        "data": "shapes.yaml",
+        "epochs": args.epochs,
+        "imgsz": args.imgsz,
+        "ultralytics": ultralytics.__version__,
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "setups": {
+            name: {"cfg": SETUPS[name][0], "model": SETUPS[name][1], "runs": runs} for name, runs in rows.items()
+        },
+    }
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
