@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import ultralytics
 
 ROOT = Path(__file__).resolve().parent.parent
+YOLO = str(Path(sys.executable).with_name("yolo"))
 SETUPS = {
     "Table 7, batch 16": ("yolov12n-coco.yaml", "yolov12n.yaml"),
     "finetune preset": ("yolov12n-finetune.yaml", "yolov12n.yaml"),
@@ -24,16 +26,8 @@ SETUPS = {
 def train(cfg: str, model: str, seed: int, epochs: int, imgsz: int) -> dict[str, Any]:
     """The best epoch of a training by the stock command."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "yolo",
-            "train",
-            f"cfg={cfg}",
-            f"model={model}",
-            f"seed={seed}",
-            f"epochs={epochs}",
-            f"imgsz={imgsz}",
-        ]
-        command += ["data=shapes.yaml", "batch=16", "device=cpu", "plots=False", f"project={folder}", "name=run"]
+        command = [YOLO, "train", f"cfg={cfg}", f"model={model}", f"seed={seed}", f"epochs={epochs}", "batch=16"]
+        command += ["data=shapes.yaml", f"imgsz={imgsz}", "device=cpu", "plots=False", f"project={folder}", "name=run"]
         subprocess.run(command, check=True)
         with open(Path(folder) / "run/results.csv") as file:
             rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]

@@ -30,13 +30,14 @@ model.train(resume=sys.argv[1].endswith(".pt"), epochs=1000, patience=1000, proj
 def start(folder: Path, guard: bool, stop: int = 1000) -> subprocess.Popen:
     """A training of two batches an epoch in a process of its own, resumed where there is a checkpoint."""
     last = folder / "run/weights/last.pt"
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(last) if last.exists() else "yolov12n.yaml", str(folder), str(stop)],
-        env=os.environ | {"YOLO12_GUARD": str(int(guard))},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    folder.mkdir(exist_ok=True)
+    with open(folder / "log", "w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", TRAIN, str(last) if last.exists() else "yolov12n.yaml", str(folder), str(stop)],
+            env=os.environ | {"YOLO12_GUARD": str(int(guard))},
+            stdout=log,
+            stderr=log,
+        )
 
 
 def files(folder: Path) -> set[tuple[str, int, int]]:
@@ -52,7 +53,7 @@ def wait_for_write(child: subprocess.Popen, folder: Path) -> None:
     before = files(folder)
     while files(folder) == before:
         if child.poll() is not None:
-            sys.exit(f"Error: the training ended by itself\n{child.stderr.read() if child.stderr else ''}")
+            sys.exit(f"Error: the training ended by itself\n{(folder / 'log').read_text()[-3000:]}")
         time.sleep(0.0002)
 
 
@@ -92,9 +93,8 @@ def tries(kills: int, guard: bool, dice: random.Random) -> dict[str, Any]:
                 folder = Path(root) / str(i + 1)
             print(f"guard {'on' if guard else 'off'}, kill {i + 1}: {outcomes[-1]}", file=sys.stderr)
         child = start(folder, guard, stop=before + 3)
-        _, errors = child.communicate()
-        if child.returncode:
-            sys.exit(f"Error: the training does not go on\n{errors}")
+        if child.wait():
+            sys.exit(f"Error: the training does not go on\n{(folder / 'log').read_text()[-3000:]}")
         with open(folder / "run/results.csv") as file:
             rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     return {

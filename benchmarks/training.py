@@ -26,6 +26,7 @@ from yolov12_plugin.paper.convergence import Run, read_runs, write
 from yolov12_plugin.presets import FOLDER
 
 HERE = Path(__file__).resolve().parent
+YOLO = str(Path(sys.executable).with_name("yolo"))
 PRESET = FOLDER / "yolov12n-coco.yaml"  # without the plugin, it is not found by its name
 RUNS = {
     "plugin": ("yolov12n.yaml", {"YOLO12_PLUGIN": "on"}),
@@ -42,7 +43,13 @@ def train(name: str, data: dict[str, Any], folder: Path, overrides: dict[str, An
     places = {split: str(Path(data[split]).relative_to(data["path"])) for split in ("train", "val")}
     (copy / "data.yaml").write_text(yaml.safe_dump({**places, "names": data["names"]}))
     model, environment = RUNS[name]
-    command = ["yolo", "train", f"cfg={PRESET}", f"model={model}", f"data={copy / 'data.yaml'}"]
+    command = [
+        str(Path(sys.executable).with_name("yolo")),
+        "train",
+        f"cfg={PRESET}",
+        f"model={model}",
+        f"data={copy / 'data.yaml'}",
+    ]
     command += [*(f"{key}={value}" for key, value in overrides.items()), f"project={folder}", f"name={name}"]
     subprocess.run(command, check=True, env=os.environ | environment | {"OMP_NUM_THREADS": "1"})
     return folder / name / "results.csv"

@@ -219,19 +219,36 @@ def test_both_evaluators_agree(amount):
 
 
 def test_disagreement_is_said(monkeypatch, small):
+    """pycocotools' scores are shown; one that fails costs nothing."""
     faster = pytest.importorskip("faster_coco_eval")
-    monkeypatch.setattr(
-        faster.COCOeval_faster,
-        "summarize",
-        lambda self: setattr(self, "all_stats", [0.5] * 12) or setattr(self, "stats", [0.5] * 12),
-    )
     _, write = small
     truth, said = read_annotations(write(), print), []
     boxes = [{**{k: box[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.9} for box in truth["annotations"]]
-    assert score(truth, boxes, said.append)["AP"] == pytest.approx(100)
-    assert re.match(
-        "faster-coco-eval differs from pycocotools by 1.5e|faster-coco-eval differs from pycocotools by 5", said[0]
-    )
+    monkeypatch.setattr(faster.COCOeval_faster, "summarize", lambda self: setattr(self, "stats", [0.5] * 12))
+    scores = score(truth, boxes, said.append)
+    assert scores["AP"] == pytest.approx(100) and scores["difference"] == pytest.approx(1.5)  # no large object: -1
+    assert said == ["faster-coco-eval differs from pycocotools by 1.5e+00; pycocotools' scores are shown"]
+    monkeypatch.setattr(faster.COCOeval_faster, "evaluate", lambda self: 1 / 0)
+    assert score(truth, boxes, said.append)["evaluators"] == ["pycocotools"]
+    assert said[1] == "faster-coco-eval does not run: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("kind", ["words", "digits", "numbers"])
+def test_ids_of_any_kind(small, talkative, oracle, kind):
+    """COCO's format asks for no integers."""
+    folder, write = small
+    other = {"words": lambda i: f"im{i}", "digits": str, "numbers": lambda i: i + 0.5}[kind]
+    truth = json.loads(write().read_text())
+    for part, keys in ("images", ["id"]), ("annotations", ["image_id", "category_id"]), ("categories", ["id"]):
+        for entry in truth[part]:
+            entry.update({key: other(entry[key]) for key in keys})
+    oracle(write(**truth), YOLO(talkative).names)
+    said = []
+    scores = evaluate(str(talkative), images_in(folder), write(**truth), imgsz=64, report=said.append)
+    assert scores["AP"] == pytest.approx(100) and not said
+    assert {box["image_id"] for box in json.loads(Path(scores["file"]).read_text())} == {
+        i["id"] for i in truth["images"]
+    }
 
 
 NAMES = {0: "person", 1: "fire-hydrant", 2: "cat"}
@@ -243,9 +260,11 @@ NAMES = {0: "person", 1: "fire-hydrant", 2: "cat"}
         (NAMES, {3: "Cat", 7: "Fire hydrant", 1: "person"}, "auto", {0: 1, 1: 7, 2: 3}, None),
         (NAMES, {3: "cat"}, "name", {2: 3}, None),
         (NAMES, {3: "cat", 9: "zebra"}, "auto", {2: 3}, "1 categories are no class of the model, and never found: zebra"),
-        (NAMES, {5: "chat", 9: "zèbre", 2: "chien"}, "auto", {0: 2, 1: 5, 2: 9}, "in the order of their ids"),
-        (NAMES, {5: "cat", 9: "person", 2: "x"}, "id", {0: 2, 1: 5, 2: 9}, None),
-        (NAMES, {0: "cat", 2: "dog"}, "id", {0: 0, 2: 2}, None),
+        (NAMES, {5: "chat", 9: "zèbre", 2: "chien"}, "auto", {0: 2, 1: 5, 2: 9},
+         "matched by their ids: class 0 (person) is category 2 (chien), class 1 (fire-hydrant) is category 5 (chat)"),
+        (NAMES, {5: "cat", 9: "person", 2: "x"}, "id", {0: 2, 1: 5, 2: 9}, "class 2 (cat) is category 9 (person)"),
+        (NAMES, {0: "cat", 2: "dog"}, "id", {0: 0, 2: 2}, "class 2 (cat) is category 2 (dog)"),
+        (NAMES, {"b": "cat", "a": 1, "c": "person"}, "name", {0: "c", 2: "b"}, "never found: 1"),
     ],
 )  # fmt: skip
 def test_categories(names, categories, by, mapped, words):
@@ -290,8 +309,8 @@ def test_every_class_by_its_id(talkative, small, oracle):
         ('{"images": [], "annotations": [], "categories": []}', "has no images"),
         ('{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
          "has no annotations; nothing can be scored"),
-        ('{"images": [{"id": 1}], "annotations": [1], "categories": [{"id": 1, "name": "a"}]}', "no id or file_name"),
-        ('{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": [1], "categories": [1]}',
+        ('{"images": [{"id": 1}], "annotations": [1], "categories": [{"id": 1, "name": "a"}]}', "entry 0 of images has no id or no file_name"),
+        ('{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": [1], "categories": [{"id": 1, "name": "a"}]}',
          "images have the id 1 more than once"),
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2}], "categories": [{"id": 1, "name": "a"}]}',
          "has no annotation that can be scored"),
@@ -418,14 +437,156 @@ def test_another_task(small, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_full_disk(small, talkative, oracle):
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_full_disk(small, talkative, oracle, form):
     """The scores are shown before the error is."""
     folder, write = small
     oracle(write(), YOLO(talkative).names)
-    done = yolov12("coco", talkative, "--images", folder, "--annotations", write(), "--imgsz", 64, "--out", "/dev/full")
+    done = yolov12(
+        "coco", talkative, "--images", folder, "--annotations", write(), "--imgsz", 64, "--out", "/dev/full", *form
+    )
     assert done.exit_code == 2 and "100.0" in done.stdout
+    assert not form or json.loads(done.stdout)["file"] is None
     message = done.stderr.splitlines()[-1]
-    assert message == "Error: the detections could not be written to /dev/full: No space left on device; name an --out"
+    assert (
+        message
+        == "Error: the detections could not be written to /dev/full: No space left on device; name another --out"
+    )
+
+
+def test_earlier_detections_outlive_a_full_disk(small, talkative, monkeypatch, tmp_path):
+    """A part of the new ones takes their place at no time."""
+    folder, write = small
+    (tmp_path / "d.json").write_text("[]")
+    stock = Path.write_text
+
+    def half(self, text, **options):
+        if self.name.startswith("d.json"):
+            stock(self, text[:10], **options)
+            raise OSError(28, "No space left on device")
+        return stock(self, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", half)
+    scores = evaluate(str(talkative), images_in(folder), write(), imgsz=64, detections=tmp_path / "d.json")
+    assert scores["file"] is None and (tmp_path / "d.json").read_text() == "[]"
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("out", ["no/d.json", ".", "truth.json"])
+def test_where_nothing_can_be_written(small, talkative, monkeypatch, tmp_path, out):
+    """Said before anything is predicted; the ground truth is not overwritten."""
+    folder, write = small
+    before = write().read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(coco, "predict", lambda *a, **k: pytest.fail("predicted"))
+    with pytest.raises(NotRunnable, match="is the ground truth" if "truth" in out else "cannot be written"):
+        evaluate(str(talkative), images_in(folder), write(), detections=Path(out))
+    assert write().read_text() == before
+
+
+def test_nothing_beside_the_images_is_touched(small, talkative, tmp_path, monkeypatch):
+    """Neither arrays that Ultralytics would take for its cache, nor label files; and no folder of runs is made."""
+    folder, write = small
+    np.save(folder / "0.npy", np.zeros((5, 7)))
+    (folder / "1.npy").write_text("mine")
+    (folder / "1.txt").write_text("999 0.5 0.5 0.1 0.1")
+    before = digest(folder)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    evaluate(str(talkative), images_in(folder), write(), imgsz=64, detections=tmp_path / "d.json", project=None)
+    assert digest(folder) == before and not list((tmp_path / "empty").iterdir())
+
+
+def test_two_images_of_one_name(small, talkative, oracle):
+    """The file is that of the image whose folder it is in; the other is missing."""
+    folder, write = small
+    truth = json.loads(write().read_text())
+    truth["images"][3]["file_name"] = "elsewhere/0.jpg"
+    oracle(write(), YOLO(talkative).names)
+    said = []
+    scores = evaluate(str(talkative), images_in(folder), write(images=truth["images"]), imgsz=64, report=said.append)
+    assert scores["images"] == 3 and scores["AP"] == pytest.approx(100)
+    assert (
+        "1 of 4 annotated images are missing (first: elsewhere/0.jpg)" in said[0]
+        and "1 images have no entry" in said[1]
+    )
+
+
+def test_names_with_folders_from_within(small, talkative, oracle, monkeypatch):
+    folder, write = small
+    shutil.copy(folder / "deep/3.png", folder / "3.png")
+    oracle(write(), YOLO(talkative).names)
+    monkeypatch.chdir(folder)
+    truth = json.loads(write().read_text())
+    truth["images"][3]["file_name"] = "deep\\3.png"
+    assert evaluate(str(talkative), images_in(Path(".")), write(images=truth["images"]), imgsz=64)["images"] == 4
+
+
+def test_a_list_of_images(small, talkative, oracle, tmp_path):
+    """Names with spaces, beside the list or where the user is; what is not there is missing."""
+    folder, write = small
+    (folder / "1.jpg").rename(folder / "sp ace ü.jpg")
+    truth = json.loads(write().read_text())
+    truth["images"][1]["file_name"] = "sp ace ü.jpg"
+    oracle(write(images=truth["images"]), YOLO(talkative).names)
+    (tmp_path / "list.txt").write_text(f"images/0.jpg\n./images/sp ace ü.jpg\n\n{folder / '2.jpg'}\nimages/gone.jpg\n")
+    said = []
+    scores = evaluate(
+        str(talkative), images_in(tmp_path / "list.txt"), write(images=truth["images"]), imgsz=64, report=said.append
+    )
+    assert scores["images"] == 3 and scores["missing"] == 1 and not scores["unreadable"]
+
+
+@pytest.mark.parametrize("form", ["torn.jpg", "one.png", "grey.png", "alpha.png", "deep.png"])
+def test_images_of_every_kind(small, talkative, tmp_path, form):
+    """What Ultralytics reads is scored, and what it does not is left out; nothing ends the run."""
+    folder, write = small
+    rng = np.random.default_rng(0)
+    pixels = {"one.png": (1, 1, 3), "grey.png": (64, 96), "alpha.png": (64, 96, 4)}.get(form, (64, 96, 3))
+    dtype = np.uint16 if form == "deep.png" else np.uint8
+    cv2.imwrite(str(folder / form), rng.integers(0, 255, pixels).astype(dtype))
+    if form == "torn.jpg":
+        (folder / form).write_bytes((folder / form).read_bytes()[:1500])
+    truth = json.loads(write().read_text())
+    truth["images"][0]["file_name"] = form
+    scores = evaluate(str(talkative), images_in(folder), write(images=truth["images"]), imgsz=64)
+    assert scores["images"] + len(scores["unreadable"]) == 4 and scores["images"] >= 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gzip"])
+def test_forms_of_the_file(small, talkative, oracle, encoding):
+    import gzip
+
+    folder, write = small
+    oracle(write(), YOLO(talkative).names)
+    file, text = write(), write().read_text()
+    file.write_bytes(gzip.compress(text.encode()) if encoding == "gzip" else text.encode("utf-8-sig"))
+    assert evaluate(str(talkative), images_in(folder), file, imgsz=64)["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [("empty.pt", b""), ("junk.pt", b"junk"), ("junk.onnx", b"junk"), ("other.yaml", b"a: 1"), ("gone.pt", None)],
+)
+def test_no_model(small, tmp_path, name, content):
+    folder, write = small
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = yolov12("coco", tmp_path / name, "--images", folder, "--annotations", write())
+    assert (
+        done.exit_code == 2
+        and done.stderr.splitlines()[-1].startswith("Error: ")
+        and name in done.stderr
+        and not done.stdout
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["0", "nonsense"])
+def test_no_such_device(small, talkative, device):
+    folder, write = small
+    done = yolov12("coco", talkative, "--images", folder, "--annotations", write(), "--device", device)
+    assert done.exit_code == 2 and "cannot be evaluated" in done.stderr.splitlines()[-1] and not done.stdout
 
 
 @pytest.mark.parametrize(
@@ -440,6 +601,7 @@ def test_full_disk(small, talkative, oracle):
         (["--images", ".", "--annotations", "nowhere.json"], "nowhere.json"),
         (["--data", "nowhere.yaml"], "nowhere.yaml"),
         (["--data", "shapes.yaml", "--split", "test"], "shapes.yaml has no split 'test'"),
+        (["--data", "shapes.yaml", "--split", "names"], "no split 'names'; splits are train, val, test"),
         (["--data", "shapes.yaml"], "name its COCO file by --annotations"),
     ],
 )
@@ -491,8 +653,9 @@ def test_scale_by_name(name, scale):
 def test_scale_of_a_file(talkative, tmp_path):
     shutil.copy(talkative, tmp_path / "best.pt")
     assert coco.scale_of(str(tmp_path / "best.pt")) == "n"
-    YOLO("yolo11n.yaml").save(tmp_path / "other.pt")
-    assert coco.scale_of(str(tmp_path / "other.pt")) is None
+    for other in ("yolo11n", "yolov12n-turbo"):  # neither is in the paper's table
+        YOLO(f"{other}.yaml").save(tmp_path / f"{other}.pt")
+        assert coco.scale_of(str(tmp_path / f"{other}.pt")) is None
 
 
 def test_as_a_command(talkative, small, tmp_path):

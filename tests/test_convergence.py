@@ -226,7 +226,7 @@ def test_what_is_no_run(folder, given, says):
     "out, says",
     [
         ("nowhere/a.png", "nowhere is no folder: make it first, or name a file in one that is there"),
-        ("a.doc", "a.doc is no picture that can be drawn: name a file ending in .png, .svg or .pdf"),
+        ("a.doc", "a.doc is no picture that can be drawn: name a file ending in .png, .svg, .pdf, .jpg"),
         ("a", "a is no picture that can be drawn"),
         ("folder.png", "folder.png"),
     ],

@@ -62,6 +62,7 @@ Path(f"{{rank}}.json").write_text(json.dumps(dict(
     registered=sys.modules["yolov12_plugin"].is_registered(),
     attention=type(trainer.model.module.model[6].m[0][0].attn).forward.__module__,
     ddp=isinstance(trainer.model, DistributedDataParallel),
+    guarded=hasattr(trainer, "layers_watched"),
     images=trainer.images,
     equal=[torch.equal(end, other) for other in everyone],
     moved=not torch.equal(end, trainer.start),
@@ -81,7 +82,7 @@ def test_ultralytics_trainer_in_two_processes(run, tmp_path, machines):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     if machines == 1:
-        run([*TORCHRUN, "--standalone", "--nproc_per_node=2", script, tmp_path])
+        run([*TORCHRUN, "--standalone", "--nproc_per_node=2", script, tmp_path], YOLO12_GUARD="1")
     else:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -93,7 +94,12 @@ def test_ultralytics_trainer_in_two_processes(run, tmp_path, machines):
     images = [rank.pop("images") for rank in ranks]
     for rank in ranks:
         assert rank == dict(
-            registered=True, attention="yolov12_plugin.nn.modules", ddp=True, equal=[True, True], moved=True
+            registered=True,
+            attention="yolov12_plugin.nn.modules",
+            ddp=True,
+            guarded=machines == 1,
+            equal=[True, True],
+            moved=True,
         )
     assert len(images[0]) == len(images[1]) == 8 and len({*images[0], *images[1]}) == 16
     assert YOLO(tmp_path / "train/weights/last.pt").task == "detect"

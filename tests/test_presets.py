@@ -50,7 +50,7 @@ NOT_PINNED = {
     "the machine": "device workers cache channels_last",
     "starting weights": "pretrained resume cls_remap",
     "other tasks": "task overlap_mask mask_ratio pose kobj rle angle dlog dgrad dlam auto_augment erasing dis",
-    "other modes": "mode half int8 dnn nms source vid_stride stream_buffer visualize augment retina_masks embed show"
+    "other modes": "mode half int8 quantize dnn nms source vid_stride stream_buffer visualize augment retina_masks embed show"
     " save_frames save_txt save_conf save_crop show_labels show_conf show_boxes line_width format keras optimize dynamic"
     " simplify opset workspace",
 }
@@ -98,9 +98,7 @@ def test_every_argument_is_pinned_or_named(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_later_additions_are_off(path):
     held = presets.read(path)
-    off = dict(
-        cutmix=0, multi_scale=0, cls_pw=0, distill_model=None, quantize=None, compile=False, freeze=None, time=None
-    )
+    off = dict(cutmix=0, multi_scale=0, cls_pw=0, distill_model=None, compile=False, freeze=None, time=None)
     assert {key: held[key] for key in off} == off
 
 

@@ -269,7 +269,7 @@ class Categories(str, Enum):
 @app.command()
 def coco(
     model: Annotated[str, typer.Argument(help="A .pt, or an exported file.")],
-    data: Annotated[str | None, typer.Option(help="A dataset YAML; its COCO file is found beside its images.")] = None,
+    data: Annotated[str | None, typer.Option(help="A dataset YAML; its COCO file is looked for in its folder.")] = None,
     split: Annotated[str, typer.Option(help="Of --data.")] = "val",
     images: Annotated[Path | None, typer.Option(help="A folder of images, or a .txt that lists them.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="Ground truth in COCO's format.")] = None,
@@ -293,7 +293,6 @@ def coco(
     from yolov12_plugin.paper.published import table6
 
     options = {"imgsz": imgsz, "device": device} | ({"half": True} if half else {})
-    full = None
     with one_line():
         if data is not None and images is None:
             found, beside = images_of(data, split, annotations)
@@ -301,25 +300,20 @@ def coco(
             found, beside = images_in([images]), annotations
         else:
             raise NotRunnable("name the images by --data, or by --images and --annotations")
-        try:
-            scores = evaluate(
-                model,
-                found,
-                beside,
-                categories=categories.value,
-                detections=out,
-                report=lambda line: typer.echo(line, err=True),
-                batch=batch,
-                conf=conf,
-                iou=iou,
-                max_det=max_det,
-                **{key: value for key, value in options.items() if value is not None},
-            )
-        except OSError as e:
-            if not hasattr(e, "scores"):
-                raise
-            scores, full = e.scores, e  # they are shown before the error is
         scale = scale_of(model)
+        scores = evaluate(
+            model,
+            found,
+            beside,
+            categories=categories.value,
+            detections=out,
+            report=lambda line: typer.echo(line, err=True),
+            batch=batch,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            **{key: value for key, value in options.items() if value is not None},
+        )
     paper = dict(zip(METRICS, table6(scale))) if scale is not None else None
     if as_json:
         typer.echo(json.dumps(scores | {"model": model, "paper": paper}, indent=2))
@@ -331,9 +325,9 @@ def coco(
             table.add_row(f"YOLOv12-{scale.upper()} (paper)", *(f"{paper[name]:.1f}" for name in METRICS))
         table.add_row(Path(model).name, *("–" if scores[m] is None else f"{scores[m]:.1f}" for m in METRICS))
         show(table)
-    with one_line():
-        if full is not None:
-            raise OSError(f"the detections could not be written to {scores['file']}: {full.strerror}; name an --out")
+    if scores["not_written"]:
+        typer.echo(f"Error: {scores['not_written']}; name {'another' if out else 'an'} --out", err=True)
+        raise typer.Exit(2)
     if not as_json:
         typer.echo(f"{scores['detections']} detections: {scores['file']}")
 

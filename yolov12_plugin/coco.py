@@ -1,9 +1,11 @@
 """AP of a detector on any COCO-format ground truth, by pycocotools (paper, Table 6)."""
 
 import contextlib
+import gzip
 import io
 import json
 import math
+import os
 import re
 import tempfile
 import time
@@ -11,27 +13,28 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 import yaml
-from PIL import Image
 from ultralytics import YOLO
 from ultralytics.data import YOLODataset
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, exif_size
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import NUM_THREADS
+from ultralytics.utils.patches import imread
 
 from yolov12_plugin.benchmark.errors import NotRunnable, first_line
 from yolov12_plugin.checkpoints import inspect
+from yolov12_plugin.presets import SCALES
 from yolov12_plugin.safe_load import CheckpointError
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # the order of COCOeval.stats
 AGREEMENT = 1e-6
-Boxes = dict[str, Any]  # an annotation or a detection of a COCO file
-Found = dict[Any, tuple[Path, tuple[int, int]]]  # image id -> (file, (height, width))
+SPLITS = ("train", "val", "test")
+Box = dict[str, Any]  # an annotation or a detection of a COCO file
+Images = dict[Any, tuple[Path, tuple[int, int]]]  # image id -> (file, (height, width))
 
 
 def evaluate(
@@ -44,7 +47,7 @@ def evaluate(
     report: Callable[[str], None] = print,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Predict the annotated ones of `images` by Ultralytics' validator, score them, and write the detections.
+    """Predict the annotated ones of `images` by Ultralytics' validator, keep the detections, and score them.
 
     Args:
         model: what `YOLO` loads, exported files too.
@@ -55,14 +58,17 @@ def evaluate(
         arguments: of Ultralytics' validation, as `imgsz`, `batch`, `device`, `conf`, `iou`, `max_det`.
 
     Returns:
-        `METRICS` in %, and what they are of: images, missing, unreadable, annotations, detections, file, evaluators.
+        `METRICS` in %, and what they are of: images, missing, unreadable, annotations, detections, arguments as they
+        were used, evaluators; `file`, or None and why in `not_written`, where the scores are all that there is.
 
     Raises:
-        NotRunnable: the ground truth, the categories, all images or the model do not serve; one line says which.
-        OSError: the detections could not be written; `scores` of the exception has what would have been returned.
+        NotRunnable: the ground truth, the categories, the images or the model do not serve; one line says which.
+        OSError: a file that is given is not there.
     """
     if find_spec("pycocotools") is None:
         raise NotRunnable("pycocotools is not installed: pip install pycocotools")
+    if detections is not None:
+        check_place(detections, annotations)
     truth = read_annotations(annotations, report)
     found = find_images(truth, images, annotations, report)
     readable, unreadable = check_images(truth, found, report)
@@ -73,86 +79,121 @@ def evaluate(
     def map_names(names: dict[int, str]) -> dict[int, Any]:
         return map_categories(names, truth["categories"], categories, report)
 
-    validator = predict(model, readable, map_names, arguments)
-    jdict, folder = validator.jdict, Path(validator.save_dir)
+    validator = predict(model, readable, map_names, arguments, keep=detections is None)
     if validator.cut_short:
         report(
             f"suppression ran out of Ultralytics' time in {validator.cut_short} batches, so detections are missing and "
             "the scores too low; take a smaller batch, or a higher conf"
         )
-    scores = score(truth, jdict, report) if jdict else dict.fromkeys(METRICS, 0.0) | {"evaluators": []}
-    if not jdict:
-        report(f"{model} detects nothing in these images")
-    file = detections or folder / "detections.json"
-    scores |= {
+    boxes: list[Box] = validator.jdict
+    file, problem = detections or Path(validator.save_dir) / "detections.json", None
+    try:
+        write(file, json.dumps(boxes))
+    except OSError as e:
+        problem = f"the detections could not be written to {file}: {e.strerror}"
+    if not boxes:
+        report(f"{model} detects nothing in these images that is one of the categories")
+    scores = score(truth, boxes, report) if boxes else dict.fromkeys(METRICS, 0.0) | {"evaluators": []}
+    used = {key: getattr(validator.args, key, None) for key in ("imgsz", "batch", "conf", "iou", "max_det")}
+    return scores | {
         "images": len(readable),
-        "missing": len(found) - sum(path is not None for path in found.values()),
+        "missing": sum(path is None for path in found.values()),
         "unreadable": [str(path) for path in unreadable],
         "annotations": len(truth["annotations"]),
-        "detections": len(jdict),
-        "file": str(file),
+        "detections": len(boxes),
+        "arguments": used,
+        "file": None if problem else str(file),
+        "not_written": problem,
     }
+
+
+def check_place(file: Path, annotations: Path) -> None:
+    """Raises NotRunnable where a file could not be written, or is the ground truth."""
+    if file.exists() and annotations.exists() and file.samefile(annotations):
+        raise NotRunnable(f"{file} is the ground truth: name another file for the detections")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise NotRunnable(f"{file} cannot be written: name a file in a folder that is there")
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file whole, or leave what is there."""
+    if file.exists() and not file.is_file():  # a device
+        file.write_text(text, encoding="utf-8")
+        return
+    part = file.with_name(f"{file.name}.part")
     try:
-        file.write_text(json.dumps(jdict), encoding="utf-8")
-    except OSError as e:
-        e.scores = scores  # type: ignore[attr-defined]
-        raise
-    return scores
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_annotations(file: Path, report: Callable[[str], None]) -> dict[str, Any]:
-    """A COCO file whose every annotation names an image, a category and a box; what does not is left out and said.
+    """What is scored of a COCO file, plain or gzipped; annotations that cannot be are left out and said.
 
     Raises:
         NotRunnable: not such a file, or nothing is left.
     """
+    content = file.read_bytes()
     try:
-        truth = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        truth = json.loads(text.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, EOFError, gzip.BadGzipFile) as e:
         raise NotRunnable(f"{file} is no JSON ({first_line(e)}); it must be ground truth in COCO's format") from e
     parts = ("images", "annotations", "categories")
     if not isinstance(truth, dict) or not all(isinstance(truth.get(part), list) for part in parts):
         raise NotRunnable(f"{file} is no ground truth in COCO's format: it needs lists of {', '.join(parts)}")
     if empty := [part for part in parts if not truth[part]]:
         raise NotRunnable(f"{file} has no {empty[0]}; nothing can be scored")
-    try:
-        for part in "images", "categories":
-            ids = Counter(entry["id"] for entry in truth[part])
-            if twice := [i for i, n in ids.items() if n > 1]:
-                raise NotRunnable(f"{file}: {part} have the id {twice[0]} more than once")
-        images = {image["id"] for image in truth["images"] if image["file_name"]}
-        known = {category["id"] for category in truth["categories"] if isinstance(category["name"], str)}
-    except (KeyError, TypeError) as e:
-        raise NotRunnable(
-            f"{file}: an entry of images has no id or file_name, or one of categories no id or name"
-        ) from e
+    for part, name in ("images", "file_name"), ("categories", "name"):
+        for i, entry in enumerate(truth[part]):
+            if not isinstance(entry, dict) or not is_id(entry.get("id")) or entry.get(name) in (None, ""):
+                raise NotRunnable(f"{file}: entry {i} of {part} has no id or no {name}: {str(entry)[:80]}")
+        ids = Counter(entry["id"] for entry in truth[part])
+        if twice := [i for i, n in ids.items() if n > 1]:
+            raise NotRunnable(f"{file}: {part} have the id {twice[0]} more than once")
+    images = {image["id"] for image in truth["images"]}
+    known = {category["id"] for category in truth["categories"]}
 
-    kept: list[Boxes] = []
+    kept: list[Box] = []
     wrong: dict[str, list[Any]] = defaultdict(list)
     for i, box in enumerate(truth["annotations"]):
         if reason := unusable(box, images, known):
             wrong[reason].append(box.get("id", i) if isinstance(box, dict) else i)
             continue
         x, y, w, h = box["bbox"]
-        # COCO's own evaluation needs these; boxes without masks come without them from many tools.
-        kept.append({"area": w * h, "iscrowd": 0} | box | {"id": len(kept) + 1, "bbox": [x, y, w, h]})
+        # COCO's evaluation needs both; boxes without masks come without them from many tools.
+        area = box["area"] if is_number(box.get("area")) else w * h
+        crowd = int(box.get("iscrowd") in (1, True, "1"))
+        about = {"id": len(kept) + 1, "image_id": box["image_id"], "category_id": box["category_id"]}
+        kept.append(about | {"bbox": [x, y, w, h], "area": area, "iscrowd": crowd})
     for reason, boxes in wrong.items():
         report(f"{file}: {len(boxes)} annotations are left out, as {reason} (first: annotation {boxes[0]})")
     if not kept:
         raise NotRunnable(f"{file} has no annotation that can be scored")
-    return {"info": {}, **truth, "annotations": kept}
+    if all(box["iscrowd"] for box in kept):
+        raise NotRunnable(f"{file}: every annotation is of a crowd, which COCO does not score")
+    return {"images": truth["images"], "categories": truth["categories"], "annotations": kept}
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_id(value: Any) -> bool:
+    return isinstance(value, str) or is_number(value)
 
 
 def unusable(box: Any, images: set, categories: set) -> str | None:
     """Why an annotation cannot be scored."""
-    if not isinstance(box, dict) or box.get("image_id") not in images:
+    if not isinstance(box, dict) or not is_id(box.get("image_id")) or box["image_id"] not in images:
         return "their image_id is none of the images"
-    if box.get("category_id") not in categories:
+    if not is_id(box.get("category_id")) or box["category_id"] not in categories:
         return "their category_id is none of the categories"
     sides = box.get("bbox")
-    if not isinstance(sides, list) or len(sides) != 4 or not all(isinstance(s, int | float) for s in sides):
+    if not isinstance(sides, list) or len(sides) != 4 or not all(isinstance(side, int | float) for side in sides):
         return "their bbox is not [x, y, width, height]"
-    if not all(map(math.isfinite, sides)) or sides[2] < 0 or sides[3] < 0:
+    if not all(map(is_number, sides)) or sides[2] < 0 or sides[3] < 0:
         return "their bbox is negative or not finite"
     return None
 
@@ -162,62 +203,75 @@ def find_images(
 ) -> dict[Any, Path | None]:
     """Annotated image -> its file, None where it is missing.
 
+    A file has the whole of its annotated name at its end, or that name in another folder, or at least its stem.
+
     Raises:
         NotRunnable: none is there, or a name fits several files.
     """
+    files = sorted({path.absolute() for path in images})
     by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(set(images)):
+    for path in files:
         by_stem[path.stem].append(path)
-    files = sum(map(len, by_stem.values()))
-    found: dict[Any, Path | None] = {}
-    for image in truth["images"]:
-        name = Path(image["file_name"])
-        fit = by_stem.get(name.stem, [])
-        if len(fit) > 1:
-            whole = [path for path in fit if path.as_posix().endswith(f"/{name.as_posix()}")]
-            fit = whole or [path for path in fit if path.name == name.name]
-        if len(fit) > 1:
-            raise NotRunnable(f"{annotations}: image {name} may be {fit[0]} or {fit[1]}; name one folder of images")
-        found[image["id"]] = fit[0] if fit else None
-    missing = [image["file_name"] for image in truth["images"] if found[image["id"]] is None]
+    names = {image["id"]: PurePosixPath(str(image["file_name"]).replace("\\", "/")) for image in truth["images"]}
+    fits: tuple[Callable[[Path, PurePosixPath], bool], ...] = (
+        lambda path, name: path.parts[-len(name.parts) :] == name.parts,
+        lambda path, name: path.name == name.name,
+        lambda path, name: True,
+    )
+    found: dict[Any, Path | None] = dict.fromkeys(names)
+    claimed: set[Path] = set()
+    for fit in fits:  # the closest first, so that no other image takes a file
+        for i, name in names.items():
+            if found[i] is not None:
+                continue
+            here = [path for path in by_stem.get(name.stem, ()) if path not in claimed and fit(path, name)]
+            if len(here) > 1:
+                raise NotRunnable(
+                    f"{annotations}: image {name} may be {here[0]} or {here[1]}; name one folder of images"
+                )
+            if here:
+                found[i] = here[0]
+        claimed = {path for path in found.values() if path is not None}
+        if len(claimed) < sum(path is not None for path in found.values()):
+            twice = Counter(path for path in found.values() if path is not None).most_common(1)[0][0]
+            raise NotRunnable(f"{annotations}: two images may be {twice}; name a folder that has both")
+    missing = [str(names[i]) for i, path in found.items() if path is None]
     if len(missing) == len(found):
         raise NotRunnable(
-            f"none of the {len(found)} images of {annotations} is among the {files} given (first: {missing[0]})"
+            f"none of the {len(found)} images of {annotations} is among the {len(files)} given (first: {missing[0]})"
         )
     if missing:
         report(
             f"{len(missing)} of {len(found)} annotated images are missing (first: {missing[0]}); "
             "the scores are of the others alone"
         )
-    if extra := files - (len(found) - len(missing)):
+    if extra := len(files) - len(claimed):
         report(f"{extra} images have no entry in {annotations} and are left out")
     return found
 
 
 def check_images(
     truth: dict[str, Any], found: dict[Any, Path | None], report: Callable[[str], None]
-) -> tuple[Found, list[Path]]:
+) -> tuple[Images, list[Path]]:
     """Readable images, id -> (file, (height, width)), and the files that are not.
 
     Raises:
         NotRunnable: no image is readable.
     """
 
-    def size(path: Path) -> tuple[int, int] | None:
+    def shape(path: Path) -> tuple[int, int] | None:
         try:
-            with Image.open(path) as image:
-                width, height = exif_size(image)
-            # Its eighth is quick to decode, and says whether the whole can be.
-            return (height, width) if cv2.imread(str(path), cv2.IMREAD_REDUCED_GRAYSCALE_8) is not None else None
+            image = imread(str(path))  # as Ultralytics will: what else it accepts of a torn file is its own affair
         except Exception:
             return None
+        return None if image is None else image.shape[:2]
 
     # In the order of Ultralytics' own datasets, by which it makes batches of one shape.
     paths = dict(sorted(((i, p) for i, p in found.items() if p is not None), key=lambda entry: str(entry[1])))
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        sizes = dict(zip(paths, pool.map(size, paths.values())))
-    unreadable = [paths[i] for i, hw in sizes.items() if hw is None]
-    readable = {i: (paths[i], hw) for i, hw in sizes.items() if hw is not None}
+        shapes = dict(zip(paths, pool.map(shape, paths.values())))
+    unreadable = [paths[i] for i, hw in shapes.items() if hw is None]
+    readable = {i: (paths[i], hw) for i, hw in shapes.items() if hw is not None}
     if not readable:
         raise NotRunnable(f"none of the {len(paths)} images can be read (first: {unreadable[0]})")
     if unreadable:
@@ -238,10 +292,14 @@ def only(truth: dict[str, Any], images: set) -> dict[str, Any]:
     }
 
 
-class Images(YOLODataset):
-    """Images alone, as id -> (file, (height, width)): no label file is read, and no cache is written beside them."""
+class Unlabelled(YOLODataset):
+    """Images alone: nothing beside them is read, neither labels nor pixels that were cached, and nothing written."""
 
     img_path: Any
+
+    def __init__(self, images: Images, **options: Any) -> None:
+        super().__init__(images, **options)
+        self.npy_files = [Path(os.devnull) / "none.npy"] * self.ni
 
     def get_img_files(self, img_path: Any) -> list[str]:
         return [str(path) for path, _ in img_path.values()]
@@ -255,7 +313,7 @@ class Images(YOLODataset):
 class Detections(DetectionValidator):
     """Ultralytics' validator, over images without labels, that keeps its detections as COCO has them."""
 
-    images: Found
+    images: Images
     map_names: Callable[[dict[int, str]], dict[int, Any]]
     jdict: Any
     data: Any
@@ -264,7 +322,7 @@ class Detections(DetectionValidator):
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> Any:
         args: Any = self.args
         about: dict[str, Any] = {"hyp": args, "imgsz": args.imgsz, "rect": args.rect, "stride": self.stride}
-        return Images(self.images, batch_size=batch, augment=False, pad=0.5, data=self.data, task="detect", **about)
+        return Unlabelled(self.images, batch_size=batch, augment=False, pad=0.5, data=self.data, task="detect", **about)
 
     def init_metrics(self, model: Any) -> None:
         super().init_metrics(model)
@@ -293,21 +351,33 @@ class Detections(DetectionValidator):
 
 def predict(
     model: str,
-    images: Found,
+    images: Images,
     map_names: Callable[[dict[int, str]], dict[int, Any]],
     arguments: dict[str, Any],
+    keep: bool = False,
 ) -> Detections:
-    """A validator that has been through every image."""
-    net: Any = YOLO(model)
-    if net.task != "detect":
-        raise NotRunnable(f"{model} is a model for {net.task}; boxes are scored of task detect alone")
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "images.yaml"  # a formality: Ultralytics' validation begins with such a file
-        data.write_text(yaml.safe_dump({"path": folder, "train": ".", "val": ".", "names": ["object"]}))
-        args = {**net.overrides, "rect": True, **arguments, "mode": "val", "data": str(data), "split": "val"}
-        validator = Detections(args=args | {"plots": False, "save_json": True}, _callbacks=net.callbacks)
-        validator.images, validator.map_names = images, map_names
-        validator(model=net.model)
+    """A validator that has been through every image; with `keep` it has a folder of Ultralytics' runs.
+
+    Raises:
+        NotRunnable: the model does not load, is none for boxes, or does not run.
+    """
+    try:
+        net: Any = YOLO(model)
+        if net.task != "detect":
+            raise NotRunnable(f"{model} is a model for {net.task}; boxes are scored of task detect alone")
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "images.yaml"  # a formality: Ultralytics' validation begins with such a file
+            data.write_text(yaml.safe_dump({"path": folder, "train": ".", "val": ".", "names": ["object"]}))
+            args = {**net.overrides, "rect": True, **arguments, "mode": "val", "data": str(data), "split": "val"}
+            args |= {"plots": False, "save_json": True}
+            place = None if keep else Path(folder)
+            validator = Detections(save_dir=place, args=args, _callbacks=net.callbacks)
+            validator.images, validator.map_names = images, map_names
+            validator(model=net.model)
+    except (NotRunnable, CheckpointError, OSError):
+        raise
+    except Exception as e:  # of Ultralytics, PyTorch or a runtime, in many classes and lines
+        raise NotRunnable(f"{model} cannot be evaluated: {type(e).__name__}: {first_line(e)}") from e
     return validator
 
 
@@ -326,24 +396,27 @@ def map_categories(
         by_name: dict[str, list[Any]] = defaultdict(list)
         for category in categories:
             by_name[plain(category["name"])].append(category["id"])
-        mapped = {i: by_name[plain(name)] for i, name in names.items() if plain(name) in by_name}
-        if twice := next((names[i] for i, found in mapped.items() if len(found) > 1), None):
+        fits = {i: by_name[plain(name)] for i, name in names.items() if plain(name) in by_name}
+        if twice := next((names[i] for i, found in fits.items() if len(found) > 1), None):
             raise NotRunnable(f"two categories have the name {twice!r}: map them by id")
-        if mapped:
-            known = {plain(names[i]) for i in mapped}
+        if fits:
+            known = {plain(names[i]) for i in fits}
             if unknown := [c["name"] for c in categories if plain(c["name"]) not in known]:
                 report(f"{len(unknown)} categories are no class of the model, and never found: {listed(unknown)}")
-            return {i: found[0] for i, found in mapped.items()}
+            return {i: found[0] for i, found in fits.items()}
         if by == "name":
             raise NotRunnable(f"no category has the name of a class: {shown}")
-    ids = sorted(category["id"] for category in categories)
+    title = {category["id"]: str(category["name"]) for category in categories}
+    ids = sorted(title, key=lambda i: (isinstance(i, str), i))
     if len(ids) == len(names):
-        if by == "auto":
-            report(f"no category has the name of a class, so they are taken in the order of their ids: {shown}")
-        return dict(zip(sorted(names), ids))
-    if by == "id" and set(ids) <= set(names):
-        return {i: i for i in ids}
-    raise NotRunnable(f"the categories are not those of the model: {shown}")
+        mapped = dict(zip(sorted(names), ids))
+    elif by == "id" and set(ids) <= set(names):
+        mapped = {i: i for i in ids}
+    else:
+        raise NotRunnable(f"the categories are not those of the model: {shown}")
+    pairs = listed(f"class {i} ({names[i]}) is category {id_} ({title[id_]})" for i, id_ in mapped.items())
+    report(f"classes and categories are matched by their ids: {pairs}")
+    return mapped
 
 
 def plain(name: Any) -> str:
@@ -355,34 +428,45 @@ def listed(names: Iterable[Any]) -> str:
     return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
 
 
-def score(truth: dict[str, Any], detections: list[Boxes], report: Callable[[str], None]) -> dict[str, Any]:
-    """`METRICS` in % by pycocotools; with faster-coco-eval installed both must agree to `AGREEMENT` of 1."""
+def score(truth: dict[str, Any], detections: list[Box], report: Callable[[str], None]) -> dict[str, Any]:
+    """`METRICS` in % by pycocotools; faster-coco-eval, where it is installed, must agree to `AGREEMENT` of 1."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
+    # Both want integers for ids, which COCO's format does not ask for; the order stays.
+    number = {part: {entry["id"]: n for n, entry in enumerate(truth[part], 1)} for part in ("images", "categories")}
+
+    def numbered(box: Box) -> Box:
+        ids = {"image_id": number["images"][box["image_id"]], "category_id": number["categories"][box["category_id"]]}
+        return {**box, **ids}
 
     def stats(coco: type, evaluation: type) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
             ground = coco()
-            ground.dataset = json.loads(json.dumps(truth))  # both add to what they get
+            ground.dataset = {part: [{"id": n} for n in number[part].values()] for part in number}
+            ground.dataset |= {"info": {}, "annotations": [numbered(box) for box in truth["annotations"]]}
             ground.createIndex()
-            result = evaluation(ground, ground.loadRes([dict(box) for box in detections]), "bbox")
+            result = evaluation(ground, ground.loadRes([numbered(box) for box in detections]), "bbox")
             for step in (result.evaluate, result.accumulate, result.summarize):
                 step()
         return np.array(result.stats[: len(METRICS)], dtype=float)
 
-    values, evaluators = stats(COCO, COCOeval), ["pycocotools"]
+    values = stats(COCO, COCOeval)
+    about: dict[str, Any] = {"evaluators": ["pycocotools"]}
     if find_spec("faster_coco_eval") is not None:
-        from faster_coco_eval import COCO as FasterCOCO
-        from faster_coco_eval import COCOeval_faster
+        try:
+            from faster_coco_eval import COCO as FasterCOCO
+            from faster_coco_eval import COCOeval_faster
 
-        evaluators.append("faster-coco-eval")
-        difference = np.abs(values - stats(FasterCOCO, COCOeval_faster)).max()
-        if not difference <= AGREEMENT:
-            report(f"faster-coco-eval differs from pycocotools by {difference:.1e}; pycocotools' scores are shown")
+            difference = float(np.abs(values - stats(FasterCOCO, COCOeval_faster)).max())
+        except Exception as e:  # a second opinion, which must not cost the first
+            report(f"faster-coco-eval does not run: {type(e).__name__}: {first_line(e)}")
+        else:
+            about |= {"evaluators": ["pycocotools", "faster-coco-eval"], "difference": difference}
+            if not difference <= AGREEMENT:
+                report(f"faster-coco-eval differs from pycocotools by {difference:.1e}; pycocotools' scores are shown")
     # pycocotools gives -1 where no object of a size is annotated.
-    return {name: 100 * value if value >= 0 else None for name, value in zip(METRICS, values.tolist())} | {
-        "evaluators": evaluators
-    }
+    return {name: 100 * value if value >= 0 else None for name, value in zip(METRICS, values.tolist())} | about
 
 
 def images_of(data: str, split: str, annotations: Path | None = None) -> tuple[list[Path], Path]:
@@ -391,6 +475,8 @@ def images_of(data: str, split: str, annotations: Path | None = None) -> tuple[l
     Raises:
         NotRunnable: the dataset or such a file is not there.
     """
+    if split not in SPLITS:
+        raise NotRunnable(f"no split {split!r}; splits are {', '.join(SPLITS)}")
     try:
         dataset = check_det_dataset(data, autodownload=False)
     except Exception as e:
@@ -399,9 +485,10 @@ def images_of(data: str, split: str, annotations: Path | None = None) -> tuple[l
     if not places:
         raise NotRunnable(f"{data} has no split {split!r}")
     places = [Path(place) for place in (places if isinstance(places, list) else [places])]
-    root = Path(dataset["path"])
+    root, export = Path(dataset["path"]), "_annotations.coco.json"  # as Roboflow names it
     names = dict.fromkeys([f"instances_{places[0].stem}.json", f"instances_{split}.json"])
     candidates = [folder / name for folder in (root / "annotations", root) for name in names]
+    candidates += [places[0] / export, places[0].parent / export]
     annotations = annotations or next((file for file in candidates if file.is_file()), None)
     if annotations is None:
         raise NotRunnable(f"{data} has no {candidates[0]}: name its COCO file by --annotations")
@@ -417,10 +504,13 @@ def images_in(places: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            found += [p for p in place.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS]
+            inside = (Path(folder) / name for folder, _, names in os.walk(place, followlinks=True) for name in names)
+            found += [path for path in inside if path.suffix[1:].lower() in IMG_FORMATS]
         elif place.is_file() and place.suffix == ".txt":
-            lines = place.read_text(encoding="utf-8").split()
-            found += [place.parent / line if line.startswith("./") else Path(line) for line in lines]
+            lines = place.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            listed_paths = [Path(line.strip()) for line in lines if line.strip()]
+            beside = [path if path.is_file() else place.parent / path for path in listed_paths]
+            found += [path for path in beside if path.is_file()]
         else:
             raise NotRunnable(f"{place} is no folder of images, and no .txt that lists them")
     if not found:
@@ -429,9 +519,10 @@ def images_in(places: Iterable[Path]) -> list[Path]:
 
 
 def scale_of(model: str) -> str | None:
-    """The scale of a YOLOv12 by the file's own word, or by its name where it is exported; None of other models."""
+    """The scale of a YOLOv12 as the paper has it, by its tensors, or by its name where it is exported."""
     if model.endswith(".pt"):
-        with contextlib.suppress(CheckpointError):
-            return inspect(model)["scale"] or None
-    name = re.search(r"yolov?12([nsmlx])", Path(model).name)
-    return name[1] if name else None
+        with contextlib.suppress(CheckpointError, OSError):
+            found = inspect(model)
+            return found["scale"] if found["release"] == "v1.0" and found["scale"] in SCALES else None
+    name = re.match(r"yolov?12([nsmlx])(?![a-z]|-(seg|cls|pose|obb|turbo))", Path(model).name, re.IGNORECASE)
+    return name[1].lower() if name else None

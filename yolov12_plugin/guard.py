@@ -3,17 +3,24 @@
 import errno
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
 
 from yolov12_plugin.benchmark.errors import first_line
+from yolov12_plugin.nn.attention import is_compiling
+from yolov12_plugin.nn.modules import A2C2f
 
 NEW = ".new"  # hidden, so that no search for last.pt finds what is being written
 
@@ -35,21 +42,24 @@ class NonFinite(NamedTuple):
             "loss": f"every activation is finite, but the loss {self.layer} is",
             "gradient": f"the gradient of {self.layer} is the first that is",
         }[self.kind]
-        return f"epoch {self.epoch}, batch {self.batch}: {what} not finite. {self.advice}"
+        process = f"process {RANK}, " if RANK != -1 else ""
+        return f"{process}epoch {self.epoch}, batch {self.batch}: {what} not finite. {self.advice}"
 
 
 class TrainingGuard:
     """Names the first number of a training that is not finite, and never leaves it without a checkpoint.
 
-    `TrainingGuard().attach(model)` before `model.train(...)`; YOLO12_GUARD=1 attaches one to every training of a
-    process and its children, as in `YOLO12_GUARD=1 yolo train ...`. Ultralytics notices a loss that is not finite at
-    the end of an epoch and goes back to the last checkpoint; the guard says at the step itself which epoch, batch and
-    layer it was, and what to try. Until then it costs the largest absolute value of each gradient, once a step. In
-    float16 a gradient that overflows is left to the `GradScaler`, as long as its scale is above 1.
+    `TrainingGuard().attach(model)` before `model.train(...)`; YOLO12_GUARD=1 attaches one to every model of a process
+    and its children, as in `YOLO12_GUARD=1 yolo train ...`. Ultralytics notices a loss that is not finite at the end of
+    an epoch; the guard says at the batch itself which epoch, batch and layer it was, and what to try: it has noted
+    which of the model's layers gave finite outputs, and computes the batch again for the layer within. In float16 a
+    gradient that overflows is left to the `GradScaler`, unless `PATIENCE` batches in a row do. It costs a sum over the
+    output of each of the model's layers, the largest value of each gradient, and a read of each checkpoint.
 
     Checkpoints are written beside the old ones, read back, and put in their place at once, also those that Ultralytics
-    strips at the end; so a process that dies, or a disk that is full, leaves `last.pt` of the epoch before. A resumed
-    training drops the rows of `results.csv` that its checkpoint does not know.
+    strips at the end; so a process that dies, or a disk that is full, leaves a `last.pt` that resumes. Weights that are
+    not finite, of which Ultralytics makes zeros, replace no checkpoint. A resumed training drops the rows of
+    `results.csv` that its checkpoint does not know.
 
     Attributes:
         found: what was not finite, one for each epoch in which it was.
@@ -58,21 +68,36 @@ class TrainingGuard:
         OSError: a checkpoint could not be written or does not read back; the message says what is kept.
     """
 
+    PATIENCE = 8
+
     def __init__(self) -> None:
         self.found: list[NonFinite] = []
+        self._restart()
+
+    def _restart(self) -> None:
         self.batch = 0
-        self._said_in_epoch = -1
         self._images: dict[str, Any] = {}
+        self._outputs: dict[str, Tensor] = {}  # layer -> whether its output in this batch is finite
+        self._said_in_epoch = -1
+        self._overflows = 0  # batches in a row
+        self._checked = False
 
     def attach(self, model: Any) -> None:
-        """Add the callbacks to a `YOLO` or to a trainer."""
-        for event in ("on_pretrain_routine_end", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end"):
-            model.callbacks[event].append(getattr(self, event))
+        """Add the callbacks to a `YOLO` or to a trainer that has no guard yet."""
+        if any(isinstance(getattr(c, "__self__", None), TrainingGuard) for cs in model.callbacks.values() for c in cs):
+            return
+        model.callbacks["on_pretrain_routine_end"].append(self.on_pretrain_routine_end)
+        model.callbacks["on_train_epoch_start"].append(self.on_train_epoch_start)
+        model.callbacks["on_train_batch_start"].append(self.on_train_batch_start)
+        model.callbacks["on_train_batch_end"].append(self.on_train_batch_end)
+        model.callbacks["teardown"].append(self.teardown)
 
     def on_pretrain_routine_end(self, trainer: Any) -> None:
+        self._restart()
+        self._watch(trainer)
         trainer.preprocess_batch = partial(self._preprocess, trainer.preprocess_batch)
         trainer.optimizer_step = partial(self._step, trainer, trainer.optimizer_step)
-        if int(os.getenv("RANK", -1)) > 0:
+        if RANK > 0:
             return  # writes no files
         shutil.rmtree(trainer.wdir / NEW, ignore_errors=True)  # of a process that died
         if trainer.resume and trainer.csv.exists():
@@ -86,79 +111,170 @@ class TrainingGuard:
 
     def on_train_batch_start(self, trainer: Any) -> None:
         self.batch += 1
+        self._checked = False
+        self._outputs.clear()
 
     def on_train_batch_end(self, trainer: Any) -> None:
-        if not torch.isfinite(trainer.loss):  # its step may come batches later
-            self._report(trainer)
+        if not self._checked:  # a step comes batches later
+            self._check(trainer)
+
+    def teardown(self, trainer: Any) -> None:
+        self._images, self._outputs = {}, {}
+        if hasattr(trainer, "layers_watched"):
+            trainer.layers_watched.remove()
+
+    def _watch(self, trainer: Any) -> None:
+        # A hook of all modules: one of a module would be copied with it, and pickled into checkpoints.
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            if module in layers and module.training and not is_compiling():
+                sums = [tensor.detach().sum(dtype=torch.float32) for tensor in tensors(output)]
+                self._outputs[layers[module]] = torch.isfinite(torch.stack(sums)).all()
+
+        net: Any = unwrap_model(trainer.model)
+        layers = WeakKeyDictionary({m: f"model.{i} ({type(m).__name__})" for i, m in enumerate(net.model)})
+        trainer.layers_watched = register_module_forward_hook(note)
 
     def _preprocess(self, preprocess: Callable, batch: dict[str, Any]) -> dict[str, Any]:
+        self._images = {}  # or two batches would be in memory
         self._images = preprocess(batch)
         return self._images
 
     def _step(self, trainer: Any, step: Callable) -> None:
-        # Before the gradients are clipped, which makes all of them NaN where one was.
-        if not torch.isfinite(trainer.loss):
-            self._report(trainer)
-        elif trainer.scaler.get_scale() <= 1:  # 1 where there is no scaling
-            gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
-            if not finite(torch.stack([torch.linalg.vector_norm(g, torch.inf) for g in gradients])):
-                self._report(trainer)
+        self._check(trainer)  # before the gradients are clipped, which makes all of them NaN where one was
         step()
 
-    def _report(self, trainer: Any) -> None:
-        from ultralytics.utils import LOGGER
+    def _check(self, trainer: Any) -> None:
+        self._checked = True
+        if not torch.isfinite(trainer.loss):
+            self._report(trainer, "loss")
+        elif gradient := nonfinite_gradient(trainer.model):
+            self._overflows += 1
+            if trainer.scaler.get_scale() <= 1 or self._overflows == self.PATIENCE:  # 1 where there is no scaling
+                self._report(trainer, gradient)
+        else:
+            self._overflows = 0
 
+    def _report(self, trainer: Any, seen: str) -> None:
         if self._said_in_epoch == trainer.epoch:
             return
+        noted = next((layer for layer, good in self._outputs.items() if not good), None)
+        again = None
+        try:
+            again = first_nonfinite(trainer, self._images)
+        except Exception as e:  # as out of memory: what was noted is said all the same
+            LOGGER.warning(f"yolov12-plugin: the batch could not be computed again: {first_line(e)}")
+        if again is not None:
+            kind, layer = again
+        elif noted is not None:
+            kind, layer = "activation", noted
+        elif seen == "loss":
+            kind, layer = "loss", "as a whole"
+        elif trainer.scaler.get_scale() > 1:
+            return  # the scaled gradients overflow
+        else:
+            kind, layer = "gradient", seen
         self._said_in_epoch = trainer.epoch
-        kind, layer = first_nonfinite(trainer, self._images)
         advice = advise(trainer, kind, layer, self._images)
+        if again is None:
+            advice += ". Computed again, the batch is finite: a kernel may not be deterministic, or the memory faulty"
+            if RANK != -1 and kind == "gradient":
+                advice = "It comes from another process, which says more"
         self.found.append(NonFinite(trainer.epoch + 1, self.batch, kind, layer, advice))
         LOGGER.error(f"yolov12-plugin: {self.found[-1]}")
 
-    def _write(self, trainer: Any, what: str, write: Callable, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return write(*args, **kwargs)
-        except (OSError, RuntimeError) as e:
-            if not of_the_disk(e):
-                raise
-            kept = f"{trainer.last} is kept as it was" if trainer.last.exists() else "there was no checkpoint yet"
-            raise OSError(
-                f"{what} could not be written to {trainer.save_dir}: {getattr(e, 'strerror', None) or e}; {kept}. "
-                f"Make room there and go on with: yolo train resume model={trainer.last}"
-            ) from e
+    def _metrics(self, trainer: Any, save: Callable, *args: Any, **kwargs: Any) -> None:
+        with kept(trainer, f"epoch {trainer.epoch + 1}"):
+            save(*args, **kwargs)
 
     def _save(self, trainer: Any, save: Callable) -> Any:
-        return self._write(trainer, f"epoch {trainer.epoch + 1}", self._beside, trainer, save)
-
-    def _metrics(self, trainer: Any, save: Callable, *args: Any, **kwargs: Any) -> None:
-        self._write(trainer, f"epoch {trainer.epoch + 1}", save, *args, **kwargs)
-
-    def _finish(self, trainer: Any, final_eval: Callable) -> None:
-        def strip() -> None:
-            for file in (last, best):
-                if file.exists():
-                    shutil.copyfile(file, trainer.wdir / file.name)
-            final_eval()
-
-        last, best = trainer.last, trainer.best
-        self._write(trainer, "checkpoints without their optimizer", self._beside, trainer, strip)
-
-    def _beside(self, trainer: Any, write: Callable) -> Any:
+        if trainer.last.exists() and not can_be_saved(trainer):
+            LOGGER.error(
+                f"yolov12-plugin: epoch {trainer.epoch + 1} is not saved, as its weights are not finite; "
+                f"{trainer.last} is kept as it was"
+            )
+            return False
         folder, last, best = trainer.wdir, trainer.last, trainer.best
         new = folder / NEW
-        trainer.wdir, trainer.last, trainer.best = new, new / last.name, new / best.name
-        try:
-            new.mkdir(exist_ok=True)
-            done = write()
-            for file in sorted(new.iterdir()):
-                read_back(file)
-            for file in sorted(new.iterdir()):
-                os.replace(file, folder / file.name)
-        finally:
-            trainer.wdir, trainer.last, trainer.best = folder, last, best
-            shutil.rmtree(new, ignore_errors=True)
+        with kept(trainer, f"epoch {trainer.epoch + 1}"):
+            trainer.wdir, trainer.last, trainer.best = new, new / last.name, new / best.name
+            try:
+                new.mkdir(exist_ok=True)
+                done = save()
+                for file in new.iterdir():
+                    read_back(file)
+            except BaseException:
+                shutil.rmtree(new, ignore_errors=True)
+                raise
+            finally:
+                trainer.wdir, trainer.last, trainer.best = folder, last, best
+            for file in new.iterdir():
+                # What ends a training does not resume: the epoch before stays until Ultralytics has finished.
+                if not (trainer.stop and file.name == last.name and last.exists()):
+                    os.replace(file, folder / file.name)
         return done
+
+    def _finish(self, trainer: Any, final_eval: Callable) -> None:
+        engine: Any = sys.modules["ultralytics.engine.trainer"]
+        new = trainer.wdir / NEW
+        stripped = new / f"stripped-{trainer.last.name}"
+
+        def strip_optimizer(f: Any, s: str = "", updates: dict[str, Any] | None = None) -> Any:
+            file = Path(f)
+            target = new / f"stripped-{file.name}"
+            with kept(trainer, "what the training ended with"):
+                new.mkdir(exist_ok=True)
+                done = in_place(new / file.name if (new / file.name).exists() else file, str(target), updates)
+                read_back(target)
+                if target != stripped:
+                    os.replace(target, file)
+            return done
+
+        in_place = engine.strip_optimizer
+        engine.strip_optimizer = strip_optimizer
+        try:
+            final_eval()
+        finally:
+            engine.strip_optimizer = in_place
+        if stripped.exists():
+            os.replace(stripped, trainer.last)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def kept(trainer: Any, what: str) -> Iterator[None]:
+    """Say in one line what a full or failing disk leaves.
+
+    Raises:
+        OSError: in place of what the disk made of the block.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        if not of_the_disk(e):
+            raise
+        left = "there was no checkpoint yet; make room there and start again"
+        if trainer.last.exists():
+            left = (
+                f"{trainer.last} is kept as it was. "
+                f"Make room there and go on with: yolo train resume model={trainer.last}"
+            )
+        reason = getattr(e, "strerror", None) or first_line(e)
+        raise OSError(f"{what} could not be written to {trainer.save_dir}: {reason}; {left}") from e
+
+
+def can_be_saved(trainer: Any) -> bool:
+    """Whether each weight is finite in the averaged model, or in the one that trains, from which it is mended."""
+    live = unwrap_model(trainer.model).state_dict()
+    averaged = unwrap_model(trainer.ema.ema).state_dict()
+    return all(finite(value) or (key in live and finite(live[key])) for key, value in averaged.items())
+
+
+def nonfinite_gradient(model: nn.Module) -> str | None:
+    """The last parameter, so the first in the backward pass, whose gradient is not finite."""
+    named = [(name, p.grad) for name, p in unwrap_model(model).named_parameters() if p.grad is not None]
+    if not named or finite(torch.stack([torch.linalg.vector_norm(g, torch.inf) for _, g in named])):
+        return None
+    return next(name for name, g in reversed(named) if not finite(g))
 
 
 def read_back(file: Path) -> None:
@@ -183,24 +299,23 @@ def of_the_disk(e: Exception) -> bool:
 
 def drop_rows(csv: Path, after: int) -> None:
     """Keep the rows of `results.csv` up to epoch `after`, each epoch once, and no line that was cut off."""
-    header, *lines = csv.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = csv.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = {}
-    for line in lines:
+    for line in lines[1:]:
         cells = line.split(",")
-        if line.endswith("\n") and len(cells) == len(header.split(",")) and int(cells[0]) <= after:
+        whole = line.endswith("\n") and len(cells) == len(lines[0].split(",")) and cells[0].strip().isdigit()
+        if whole and int(cells[0]) <= after:
             rows[int(cells[0])] = line
-    kept = csv.with_name(f".{csv.name}")
-    kept.write_text(header + "".join(rows.values()), encoding="utf-8")
-    os.replace(kept, csv)
+    fresh = csv.with_name(f".{csv.name}")
+    fresh.write_text("".join([*lines[:1], *rows.values()]), encoding="utf-8")
+    os.replace(fresh, csv)
 
 
-def first_nonfinite(trainer: Any, batch: dict[str, Any]) -> tuple[str, str]:
+def first_nonfinite(trainer: Any, batch: dict[str, Any]) -> tuple[str, str] | None:
     """Kind and name of what is not finite first when the network computes `batch` once more, as it is now.
 
-    Weights, buffers and the gradients collected so far are left as they are.
+    Weights, buffers and the gradients collected so far are left as they are. None where everything is finite.
     """
-    from ultralytics.utils.torch_utils import unwrap_model
-
     net: Any = unwrap_model(trainer.model)
     for key, value in batch.items():
         if isinstance(value, Tensor) and not finite(value):
@@ -216,19 +331,16 @@ def first_nonfinite(trainer: Any, batch: dict[str, Any]) -> tuple[str, str]:
             if outputs:
                 return "activation", outputs[0]
             if not finite(loss):
-                items = items if isinstance(items, dict) else dict(zip(trainer.loss_names, items))
+                items = items if isinstance(items, dict) else dict(zip(trainer.loss_names, torch.atleast_1d(items)))
                 return "loss", next((name for name, item in items.items() if not finite(item)), "as a whole")
             weights = {name: p for name, p in net.named_parameters() if p.requires_grad}
-            scale = trainer.scaler.get_scale()
-            found = torch.autograd.grad(loss.sum() * scale, list(weights.values()), allow_unused=True)
+            found = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
     finally:
         for name, buffer in net.named_buffers():
             buffer.copy_(buffers[name])
-    if gradients:
-        return "gradient", gradients[0]
-    # Backward in the order of the layers, the last first.
-    backwards = reversed([*zip(weights, found)])
-    return "gradient", next((name for name, g in backwards if g is not None and not finite(g)), "an earlier batch")
+    backwards = reversed([*zip(weights, found)])  # the last layer first
+    gradients += [name for name, g in backwards if g is not None and not finite(g)]
+    return ("gradient", gradients[0]) if gradients else None
 
 
 @contextmanager
@@ -287,10 +399,12 @@ def autocast(trainer: Any) -> torch.autocast:
 
 def advise(trainer: Any, kind: str, layer: str, batch: dict[str, Any]) -> str:
     """What to try, in one line."""
-    from yolov12_plugin.nn.modules import A2C2f
-
     if kind == "input":
-        return f"Look at these images and their labels: {', '.join(map(str, batch.get('im_file', ())))}"
+        rows = torch.where(~torch.isfinite(batch[layer]).flatten(1).all(1))[0]
+        labels = batch.get("batch_idx")
+        images = rows if labels is None or len(batch[layer]) != len(labels) else labels[rows]
+        files = {str(batch["im_file"][int(i)]) for i in images} if "im_file" in batch else set()
+        return f"Look at these images and their labels: {', '.join(sorted(files)[:3])}"
     args = trainer.args
     slower = f"a lower lr0 than {args.lr0:g}, or a longer warm-up than warmup_epochs={args.warmup_epochs:g}"
     if kind == "weight":

@@ -3,14 +3,13 @@
 import contextlib
 import functools
 import importlib
-import itertools
 import logging
 import os
 import pkgutil
 import sys
+import types
 from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from yolov12_plugin import autoload, names
@@ -62,8 +61,11 @@ PATCHES = (
     Patch("ultralytics.nn.tasks:BaseModel", "fuse", "yolov12_plugin.registry:fuse_attention",
           "fusing a model re-parameterises its attention too",
           wrapper=True),
-    Patch("ultralytics.utils.callbacks.base", "add_integration_callbacks", "yolov12_plugin.registry:add_callbacks",
-          "YOLO12_GUARD=1 guards trainings, YOLO12_BENCH=1 verifies and times what is exported",
+    Patch("ultralytics.utils.callbacks.base", "get_default_callbacks", "yolov12_plugin.registry:add_guard",
+          "YOLO12_GUARD=1 guards trainings",
+          wrapper=True, reexports=("ultralytics.utils.callbacks",)),
+    Patch("ultralytics.utils.callbacks.base", "add_integration_callbacks", "yolov12_plugin.registry:add_benchmark",
+          "YOLO12_BENCH=1 verifies and times what is exported",
           wrapper=True, reexports=("ultralytics.utils.callbacks",)),
 )
 # fmt: on
@@ -84,10 +86,9 @@ def find_plugin_yaml(stock: Callable) -> Callable:
         path = names.find(file)
         if path is None:
             return stock(file, *args, **kwargs)
-        if path.parent.name == "presets":
-            from yolov12_plugin.presets import announce
+        from yolov12_plugin.presets import announce
 
-            announce(path)
+        announce(path)
         return str(path)
 
     return check_yolov5u_filename
@@ -98,10 +99,9 @@ def leave_out_of_presets(stock: Callable) -> Callable:
 
     @functools.wraps(stock)
     def check_dict_alignment(base, custom, *args, **kwargs):
-        if not custom.keys() <= base.keys():
-            from yolov12_plugin.presets import leave_out
+        from yolov12_plugin.presets import leave_out
 
-            leave_out(custom, base)
+        leave_out(custom, base)
         return stock(base, custom, *args, **kwargs)
 
     return check_dict_alignment
@@ -179,22 +179,32 @@ def fuse_attention(stock: Callable) -> Callable:
     return fuse
 
 
-def add_callbacks(stock: Callable) -> Callable:
-    """Give a trainer the guard, and an exporter the benchmark, where the environment asks for them."""
+def add_guard(stock: Callable) -> Callable:
+    """Give models and trainers the guard where YOLO12_GUARD asks for it, in every process of a training."""
+
+    @functools.wraps(stock)
+    def get_default_callbacks():
+        callbacks = stock()
+        if _asked_for("YOLO12_GUARD"):
+            from yolov12_plugin.guard import TrainingGuard
+
+            TrainingGuard().attach(types.SimpleNamespace(callbacks=callbacks))
+        return callbacks
+
+    return get_default_callbacks
+
+
+def add_benchmark(stock: Callable) -> Callable:
+    """Give an exporter the benchmark's callbacks where YOLO12_BENCH asks for them."""
 
     @functools.wraps(stock)
     def add_integration_callbacks(instance):
         stock(instance)
-        # A model keeps its callbacks from one training or export to the next: one of a kind is enough.
-        present = {type(getattr(c, "__self__", c)).__name__ for c in itertools.chain(*instance.callbacks.values())}
-        if _asked_for("YOLO12_GUARD") and hasattr(instance, "optimizer_step") and "TrainingGuard" not in present:
-            from yolov12_plugin.guard import TrainingGuard
-
-            TrainingGuard().attach(instance)
-        if _asked_for("YOLO12_BENCH") and hasattr(instance, "export_engine") and "TensorRTBenchmark" not in present:
+        if _asked_for("YOLO12_BENCH") and hasattr(instance, "export_engine"):
             from yolov12_plugin.benchmark.hook import TensorRTBenchmark
 
-            TensorRTBenchmark(exits=True).attach(instance)
+            if not any(isinstance(c, TensorRTBenchmark) for c in instance.callbacks["on_export_end"]):
+                TensorRTBenchmark(exits=True).attach(instance)  # a model keeps its callbacks from export to export
 
     return add_integration_callbacks
 
@@ -211,7 +221,7 @@ def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:
     if hasattr(loader, "exec_module"):
         load = loader.exec_module
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: types.ModuleType) -> None:
             del loader.exec_module
             load(module)
             _loaded(name)

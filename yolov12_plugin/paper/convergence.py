@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 CSV = "results.csv"
+KINDS = (".png", ".svg", ".pdf", ".jpg")
 LOSSES: dict[str, dict[str, Any]] = {"train/": {}, "val/": {"linestyle": "--", "markerfacecolor": "white"}}
 LEARNING_RATE = "lr/pg0"  # the other groups of parameters differ by their warm-up at most
 FITNESS = ("metrics/mAP50-95", "metrics/accuracy", "metrics/mIoU", "metrics/delta1")  # what best.pt is chosen by
@@ -157,7 +158,9 @@ def read(file: Path) -> tuple[dict[str, np.ndarray], int]:
         if len(row) != len(keys) or not math.isfinite(epoch := row[keys.index("epoch")]):
             torn += 1
             continue
-        rows = {earlier: values for earlier, values in rows.items() if earlier < epoch} | {epoch: row}
+        if rows and epoch <= next(reversed(rows)):
+            rows = {earlier: values for earlier, values in rows.items() if earlier < epoch}
+        rows[epoch] = row
     if not rows:
         raise RunError(f"{file} has no whole row yet: Ultralytics writes one after each epoch")
     return dict(zip(keys, np.array(list(rows.values())).T)), torn
@@ -229,11 +232,13 @@ def write(runs: Sequence[Run], file: Path) -> None:
     Raises:
         RunError: No such folder, or no such kind.
     """
-    kinds = Figure().canvas.get_supported_filetypes()
-    if file.suffix.lower().removeprefix(".") not in kinds:
-        raise RunError(f"{file} is no picture that can be drawn: name a file ending in .png, .svg or .pdf")
+    if file.suffix.lower() not in KINDS:
+        raise RunError(f"{file} is no picture that can be drawn: name a file ending in {', '.join(KINDS)}")
     if not file.parent.is_dir():
         raise RunError(f"{file.parent} is no folder: make it first, or name a file in one that is there")
     with matplotlib.rc_context(STYLE):
         metadata = {"Date": None} if file.suffix.lower() == ".svg" else None
-        sheet(runs).savefig(file, dpi=150, metadata=metadata)
+        try:
+            sheet(runs).savefig(file, dpi=150, metadata=metadata)
+        except OSError as e:
+            raise RunError(f"{file} could not be written: {e.strerror}; name another --out") from e
