@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,16 @@ def files(folder: Path) -> set[tuple[str, int, int]]:
     return found
 
 
-def wait_for_write(child: subprocess.Popen, folder: Path) -> None:
-    before = files(folder)
-    while files(folder) == before:
+def written(folder: Path) -> float:
+    """When last.pt was."""
+    last = folder / "run/weights/last.pt"
+    return last.stat().st_mtime if last.exists() else 0
+
+
+def wait(child: subprocess.Popen, folder: Path, state: Callable[[Path], Any]) -> None:
+    """Until a state of the training's folder is another."""
+    before = state(folder)
+    while state(folder) == before:
         if child.poll() is not None:
             sys.exit(f"Error: the training ended by itself\n{(folder / 'log').read_text()[-3000:]}")
         time.sleep(0.0002)
@@ -69,10 +77,10 @@ def kill(folder: Path, guard: bool, dice: random.Random, writing: bool) -> dict[
     """Start or resume the training in `folder`, kill it once it has saved an epoch, and see what is left."""
     last = folder / "run/weights/last.pt"
     child = start(folder, guard)
-    wait_for_write(child, folder)
+    wait(child, folder, written)
     time.sleep(dice.uniform(0, 1.5))
     if writing:
-        wait_for_write(child, folder)
+        wait(child, folder, files)
         time.sleep(dice.uniform(0, 0.02))
     child.kill()
     child.wait()

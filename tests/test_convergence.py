@@ -216,10 +216,14 @@ def test_what_is_no_run(folder, given, says):
     save("good/results.csv", table())
     with pytest.raises(RunError, match=says):
         read_runs(["good", given])
-    done = yolov12("paper", "convergence", "good", given)
+    done = yolov12("paper", "convergence", given)
     assert done.exit_code == 2 and done.stdout == "" and says in done.stderr
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
     assert not Path("convergence.png").exists()
+    # Of several, as `runs/detect/train*` gives them, the others are drawn.
+    done = yolov12("paper", "convergence", "good", given)
+    assert done.exit_code == 0 and done.stdout == "convergence.png\n" and Path("convergence.png").exists()
+    assert done.stderr.startswith("left out: ") and says in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

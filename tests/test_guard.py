@@ -17,7 +17,7 @@ from ultralytics import YOLO as Model
 from ultralytics.cfg import get_cfg
 
 import yolov12_plugin as y12
-from yolov12_plugin.guard import NEW, drop_rows, first_nonfinite
+from yolov12_plugin.guard import NEW, advise, drop_rows, first_nonfinite
 
 YOLO = Path(sys.executable).with_name("yolo")
 TINY = dict(
@@ -107,9 +107,16 @@ def test_all_finite_before_and_after():
     assert first_nonfinite(trainer, batch) is None
 
 
-def test_input():
-    trainer, batch = step(bboxes=torch.tensor([[0.5, float("nan"), 0.4, 0.4]]))
-    assert first_nonfinite(trainer, batch) == ("input", "bboxes")
+@pytest.mark.parametrize("key", ["bboxes", "cls", "img"])
+def test_input(key):
+    """The images in question are named."""
+    two = dict(
+        img=torch.rand(2, 3, 64, 64), batch_idx=torch.arange(2.0), cls=torch.zeros(2, 1), bboxes=torch.full((2, 4), 0.5)
+    )
+    two[key][1] = torch.nan
+    trainer, batch = step(**two, im_file=("good.jpg", "bad.jpg"))
+    assert first_nonfinite(trainer, batch) == ("input", key)
+    assert advise(trainer, "input", key, batch) == "Look at these images and their labels: bad.jpg"
 
 
 def test_weight():
@@ -260,7 +267,7 @@ def test_overflow_of_scaled_gradients(real, caplog):
     assert [found[2:4] for found in guard.found] == [("gradient", "model.8.cv1.conv.weight")] * real
 
 
-def test_second_look_that_fails(monkeypatch, caplog):
+def test_second_look_that_fails(monkeypatch):
     from yolov12_plugin import guard as module
 
     def out_of_memory(*args):
@@ -272,7 +279,8 @@ def test_second_look_that_fails(monkeypatch, caplog):
     guard = y12.TrainingGuard()
     guard._outputs = {"model.0 (Conv)": torch.tensor(True), "model.1 (Conv)": torch.tensor(False)}
     guard._check(trainer)
-    assert guard.found[0][2:4] == ("activation", "model.1 (Conv)") and "could not be computed again" in caplog.text
+    assert guard.found[0][2:4] == ("activation", "model.1 (Conv)")
+    assert "The batch could not be computed again: CUDA out of memory" in guard.found[0].advice
 
 
 def test_loss_without_names():

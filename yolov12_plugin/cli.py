@@ -361,7 +361,7 @@ def convergence(
     from yolov12_plugin.paper.convergence import read_runs, write
 
     with one_line():
-        found = read_runs(runs)
+        found = read_runs(runs, report=lambda line: typer.echo(line, err=True))
         write(found, out)
     if as_json:
         typer.echo(json.dumps({"picture": str(out), "runs": [run.summary() for run in found]}, indent=2))

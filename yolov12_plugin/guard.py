@@ -126,12 +126,15 @@ class TrainingGuard:
     def _watch(self, trainer: Any) -> None:
         # A hook of all modules: one of a module would be copied with it, and pickled into checkpoints.
         def note(module: nn.Module, inputs: Any, output: Any) -> None:
-            if module in layers and module.training and not is_compiling():
-                sums = [tensor.detach().sum(dtype=torch.float32) for tensor in tensors(output)]
+            if module not in layers or not module.training or is_compiling():
+                return
+            sums = [tensor.detach().sum(dtype=torch.float32) for tensor in tensors(output)]
+            if sums:
                 self._outputs[layers[module]] = torch.isfinite(torch.stack(sums)).all()
 
         net: Any = unwrap_model(trainer.model)
-        layers = WeakKeyDictionary({m: f"model.{i} ({type(m).__name__})" for i, m in enumerate(net.model)})
+        named = getattr(net, "model", net).named_children()
+        layers = WeakKeyDictionary({m: f"model.{name} ({type(m).__name__})" for name, m in named})
         trainer.layers_watched = register_module_forward_hook(note)
 
     def _preprocess(self, preprocess: Callable, batch: dict[str, Any]) -> dict[str, Any]:
@@ -158,11 +161,11 @@ class TrainingGuard:
         if self._said_in_epoch == trainer.epoch:
             return
         noted = next((layer for layer, good in self._outputs.items() if not good), None)
-        again = None
+        again, doubt = None, "Computed again, the batch is finite: a kernel is not deterministic, or a memory faulty"
         try:
             again = first_nonfinite(trainer, self._images)
         except Exception as e:  # as out of memory: what was noted is said all the same
-            LOGGER.warning(f"yolov12-plugin: the batch could not be computed again: {first_line(e)}")
+            doubt = f"The batch could not be computed again: {first_line(e)}"
         if again is not None:
             kind, layer = again
         elif noted is not None:
@@ -175,10 +178,10 @@ class TrainingGuard:
             kind, layer = "gradient", seen
         self._said_in_epoch = trainer.epoch
         advice = advise(trainer, kind, layer, self._images)
-        if again is None:
-            advice += ". Computed again, the batch is finite: a kernel may not be deterministic, or the memory faulty"
-            if RANK != -1 and kind == "gradient":
-                advice = "It comes from another process, which says more"
+        if again is None and kind == "gradient" and RANK != -1:
+            advice = "It may come from another process, which says more"
+        elif again is None:
+            advice = f"{doubt}. {advice}"
         self.found.append(NonFinite(trainer.epoch + 1, self.batch, kind, layer, advice))
         LOGGER.error(f"yolov12-plugin: {self.found[-1]}")
 
@@ -400,7 +403,7 @@ def autocast(trainer: Any) -> torch.autocast:
 def advise(trainer: Any, kind: str, layer: str, batch: dict[str, Any]) -> str:
     """What to try, in one line."""
     if kind == "input":
-        rows = torch.where(~torch.isfinite(batch[layer]).flatten(1).all(1))[0]
+        rows = torch.where(~torch.isfinite(batch[layer]).reshape(len(batch[layer]), -1).all(1))[0]
         labels = batch.get("batch_idx")
         images = rows if labels is None or len(batch[layer]) != len(labels) else labels[rows]
         files = {str(batch["im_file"][int(i)]) for i in images} if "im_file" in batch else set()

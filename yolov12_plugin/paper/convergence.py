@@ -3,7 +3,7 @@
 import csv
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,30 @@ class Run:
         return about | {"last": row(-1), "best": best}
 
 
-def read_runs(named: Sequence[str]) -> list[Run]:
+def read_runs(named: Sequence[str], report: Callable[[str], None] | None = None) -> list[Run]:
     """Read runs given as PATH or NAME=PATH, each once; without a NAME, it is as much of the path as tells it apart.
 
+    With `report`, which takes what is wrong with a run line by line, the others are read all the same.
+
     Raises:
-        RunError: One of them is no run.
+        RunError: one of them is no run; with `report`, none is.
     """
-    files: dict[Path, tuple[str, Path]] = {}
+    found: dict[Path, tuple[str, Path, tuple[dict[str, np.ndarray], int]]] = {}
+    errors: list[RunError] = []
     for text in named:
         name, path = split(text)
-        file = find(path)
-        files.setdefault(file.resolve(), (name, file))
-    places = [path.parent if path.name == CSV else path.with_suffix("") for path in files]
-    return [Run(name or label(place, places), file, *read(file)) for place, (name, file) in zip(places, files.values())]
+        try:
+            file = find(path)
+            found.setdefault(file.resolve(), (name, file, read(file)))
+        except RunError as e:
+            errors.append(e)
+    if errors and (report is None or not found):
+        raise errors[0]
+    for error in errors:
+        if report is not None:
+            report(f"left out: {error}")
+    places = [path.parent if path.name == CSV else path.with_suffix("") for path in found]
+    return [Run(name or label(place, places), file, *rows) for place, (name, file, rows) in zip(places, found.values())]
 
 
 def split(text: str) -> tuple[str, Path]:
