@@ -81,7 +81,7 @@ def kill(folder: Path, guard: bool, dice: random.Random, writing: bool) -> dict[
     time.sleep(dice.uniform(0, 1.5))
     if writing:
         wait(child, folder, files)
-        time.sleep(dice.uniform(0, 0.02))
+        time.sleep(dice.uniform(0, 0.005))  # some milliseconds are what a write takes
     child.kill()
     child.wait()
     return {"moment": "while a checkpoint was written" if writing else "random", "epoch": epoch_of(last)}

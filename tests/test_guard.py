@@ -490,7 +490,7 @@ def test_loss_goes_on_where_it_was(run, tmp_path):
     run([YOLO, "train", "resume", f"model={tmp_path / 'run/weights/last.pt'}"], YOLO12_GUARD="1")
     assert epochs_of(tmp_path / "run") == epochs_of(tmp_path / "whole") == list(range(1, 9))
     whole, resumed = (np.array(losses_of(tmp_path / name)) for name in ("whole", "run"))
-    assert whole[5:].max() < 0.8 * whole[0]  # so to start again would be seen
+    assert whole[5:].max() < 0.85 * whole[0]  # so to start again would be seen
     # Ultralytics goes on from its averaged weights, and with other draws of the augmentation.
     np.testing.assert_allclose(resumed[5:], whole[5:], rtol=0.15)
 

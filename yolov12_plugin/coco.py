@@ -374,7 +374,7 @@ def predict(
             validator = Detections(save_dir=place, args=args, _callbacks=net.callbacks)
             validator.images, validator.map_names = images, map_names
             validator(model=net.model)
-    except (NotRunnable, CheckpointError, OSError):
+    except (NotRunnable, CheckpointError):
         raise
     except Exception as e:  # of Ultralytics, PyTorch or a runtime, in many classes and lines
         raise NotRunnable(f"{model} cannot be evaluated: {type(e).__name__}: {first_line(e)}") from e
