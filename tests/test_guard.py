@@ -59,8 +59,11 @@ class Poison:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", ["model.3.conv", "model.6.m.0.1.attn", "model.8.cv2.bn", "model.21.cv2.0.0.conv"])
-@pytest.mark.parametrize("times", [2, 1])
+@pytest.mark.parametrize(
+    "layer, times",
+    [("model.3.conv", 2), ("model.6.m.0.1.attn", 2), ("model.8.cv2.bn", 2), ("model.21.cv2.0.0.conv", 2),
+     ("model.3.conv", 1), ("model.6.m.0.1.attn", 1)],
+)  # fmt: skip
 def test_epoch_batch_and_layer_of_an_activation(trained, layer, times, caplog):
     """NaN in the second batch of the second epoch, once; where Ultralytics recovers, the run goes on to its end."""
     guard = y12.TrainingGuard()
