@@ -16,11 +16,11 @@ from ultralytics import YOLO
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark import machine
 from yolov12_plugin.benchmark.bench import Candidate, Protocol, bench, pick_options, pick_runtimes, without_plugin
-from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.hook import ExportDiffers
 from yolov12_plugin.benchmark.results import read_results
 from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, Torch
 from yolov12_plugin.benchmark.verify import enliven, read_images
+from yolov12_plugin.errors import NotRunnable
 
 YOLOV12 = Path(sys.executable).with_name("yolov12")
 YOLO_COMMAND = Path(sys.executable).with_name("yolo")

@@ -17,8 +17,8 @@ from ultralytics import YOLO
 from ultralytics.utils import ops
 
 from yolov12_plugin import coco
-from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.coco import METRICS, evaluate, map_categories, read_annotations, score
+from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.paper.published import table6
 
 pytest.importorskip("pycocotools")

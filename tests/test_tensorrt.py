@@ -14,10 +14,10 @@ from ultralytics import YOLO
 
 from yolov12_plugin.benchmark import tensorrt as ours
 from yolov12_plugin.benchmark.bench import needed_to_export
-from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.hook import ExportDiffers, TensorRTBenchmark
 from yolov12_plugin.benchmark.runtimes import RUNTIMES
 from yolov12_plugin.benchmark.tensorrt import Engine, detailed_layers, layer_precisions, split_metadata
+from yolov12_plugin.errors import NotRunnable
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from ultralytics import RTDETR, YOLO
 
 import yolov12_plugin as y12
 from yolov12_plugin import names
-from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.runtimes import Options, Torch, exportable, open_artefact
 from yolov12_plugin.benchmark.verify import LIMITS, Verification, _check_matched, enliven, read_images, verify
+from yolov12_plugin.errors import NotRunnable
 
 IMGSZ = 160
 FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}

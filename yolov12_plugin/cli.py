@@ -35,7 +35,7 @@ def one_line() -> Iterator[None]:
 
     The progress of a download goes there too: the standard output is for tables.
     """
-    from yolov12_plugin.benchmark.errors import NotRunnable
+    from yolov12_plugin.errors import NotRunnable
     from yolov12_plugin.safe_load import CheckpointError
 
     try:
@@ -287,9 +287,9 @@ def coco(
     """Table 6 of a detector: AP by pycocotools on ground truth in COCO's format, beside the paper's on COCO val."""
     from rich.table import Column, Table
 
-    from yolov12_plugin.benchmark.errors import NotRunnable
     from yolov12_plugin.benchmark.table import STYLE, show
     from yolov12_plugin.coco import METRICS, evaluate, images_in, images_of, scale_of
+    from yolov12_plugin.errors import NotRunnable
     from yolov12_plugin.paper.published import table6
 
     options = {"imgsz": imgsz, "device": device} | ({"half": True} if half else {})

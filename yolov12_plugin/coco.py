@@ -25,8 +25,8 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import NUM_THREADS
 from ultralytics.utils.patches import imread
 
-from yolov12_plugin.benchmark.errors import NotRunnable, first_line
 from yolov12_plugin.checkpoints import inspect
+from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.presets import SCALES
 from yolov12_plugin.safe_load import CheckpointError
 

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolov12_plugin.benchmark.errors import first_line
+from yolov12_plugin.errors import first_line
 from yolov12_plugin.nn.attention import is_compiling
 from yolov12_plugin.nn.modules import A2C2f
 

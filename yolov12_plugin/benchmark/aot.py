@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from yolov12_plugin.benchmark.bench import Candidate, or_reason, without_plugin
-from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.machine import versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.runtimes import exportable
 from yolov12_plugin.benchmark.verify import channels
+from yolov12_plugin.errors import NotRunnable
 
 HINT = "TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13"
 KERNEL = re.compile(r"^\s*Name: .*?, LayerType: (?!signal|wait)\S+, .*TacticName: (\S*),", re.MULTILINE)

@@ -39,7 +39,6 @@ import torch
 from torch import Tensor, nn
 
 from yolov12_plugin import registry
-from yolov12_plugin.benchmark.errors import NotRunnable, first_line
 from yolov12_plugin.benchmark.machine import Clocks, cores, gpu_state, machine, versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.runtimes import (
@@ -68,6 +67,7 @@ from yolov12_plugin.benchmark.verify import (
     selects,
     verify,
 )
+from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.paper.flops import gflops
 from yolov12_plugin.paper.published import latency as paper_latency
 

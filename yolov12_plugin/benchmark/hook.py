@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from yolov12_plugin.benchmark.bench import Protocol, listed_name, or_reason, prepare, record, time_prepared
-from yolov12_plugin.benchmark.errors import NotRunnable
 from yolov12_plugin.benchmark.machine import Clocks, gpu_state
 from yolov12_plugin.benchmark.results import device_name
 from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, asked_for_half, asked_for_int8, open_artefact
 from yolov12_plugin.benchmark.tensorrt import detailed_layers
 from yolov12_plugin.benchmark.verify import SUPPRESSION
+from yolov12_plugin.errors import NotRunnable
 
 
 def export_format(exporter: Any) -> str:

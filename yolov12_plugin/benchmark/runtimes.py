@@ -18,10 +18,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from yolov12_plugin.benchmark.errors import NotRunnable, first_line
 from yolov12_plugin.benchmark.machine import cores
 from yolov12_plugin.benchmark.tensorrt import Engine, load
 from yolov12_plugin.benchmark.timing import wall
+from yolov12_plugin.errors import NotRunnable, first_line
 
 PRECISION_OF = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int8: "int8"}
 

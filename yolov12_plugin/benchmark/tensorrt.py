@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolov12_plugin.benchmark.errors import NotRunnable
+from yolov12_plugin.errors import NotRunnable
 
 HINT = 'pip install tensorrt, or "tensorrt<11" for a T4'
 
