@@ -1,7 +1,6 @@
 """What YOLOv12-N learns from nothing on a small dataset, shapes.yaml, with each preset: mAP of the best epoch."""
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 import ultralytics
+
+from yolov12_plugin.paper.convergence import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 YOLO = str(Path(sys.executable).with_name("yolo"))
@@ -29,11 +30,9 @@ def train(cfg: str, model: str, seed: int, epochs: int, imgsz: int) -> dict[str,
         command = [YOLO, "train", f"cfg={cfg}", f"model={model}", f"seed={seed}", f"epochs={epochs}", "batch=16"]
         command += ["data=shapes.yaml", f"imgsz={imgsz}", "device=cpu", "plots=False", f"project={folder}", "name=run"]
         subprocess.run(command, check=True)
-        with open(Path(folder) / "run/results.csv") as file:
-            rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    best = max(rows, key=lambda row: row["metrics/mAP50-95(B)"])
+        best = read_runs([f"{folder}/run"])[0].summary()["best"]
     scores = {key: round(best[f"metrics/{key}(B)"], 3) for key in ("mAP50", "mAP50-95")}
-    return {"seed": seed, "epoch": int(best["epoch"]), **scores}
+    return {"seed": seed, "epoch": best["epoch"], **scores}
 
 
 def main() -> None:
@@ -55,9 +54,7 @@ def main() -> None:
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "setups": {
-            name: {"cfg": SETUPS[name][0], "model": SETUPS[name][1], "runs": runs} for name, runs in rows.items()
-        },
+        "setups": {name: {"cfg": cfg, "model": model, "runs": rows[name]} for name, (cfg, model) in SETUPS.items()},
     }
     args.out.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -1,7 +1,6 @@
 """What YOLOv12-N learns of shapes.yaml on the CPU: mAP after a short training by the stock command."""
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -10,6 +9,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from yolov12_plugin.paper.convergence import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,14 +32,12 @@ def main() -> None:
             ]
             start = time.perf_counter()
             subprocess.run(command, check=True)
-            with open(Path(folder) / "train/results.csv") as file:
-                rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-            best = max(rows, key=lambda row: row["metrics/mAP50-95(B)"])
+            best = read_runs([f"{folder}/train"])[0].summary()["best"]
             runs.append(
                 {
                     "seed": seed,
                     "minutes": round((time.perf_counter() - start) / 60, 1),
-                    "epoch": int(best["epoch"]),
+                    "epoch": best["epoch"],
                     "mAP50": round(best["metrics/mAP50(B)"], 3),
                     "mAP50-95": round(best["metrics/mAP50-95(B)"], 3),
                 }

@@ -68,16 +68,6 @@ def run(scale: str, residual: str, dtype: str, imgsz: int, images: int, steps: i
     }
 
 
-def markdown(rows: list[dict[str, Any]], steps: int) -> str:
-    head = f"| | residual | dtype | loss, first | after {steps} steps | gradient norm, first | greatest | last |"
-    lines = [head, "|---" * head.count("|", 1) + "|"]
-    for row in rows:
-        loss, norm = row["loss"], row["gradient_norm"]
-        cells = (f"YOLOv12-{row['scale'].upper()}", row["residual"], row["dtype"], f"{loss[0]:.2f}", f"{loss[-1]:.2f}")
-        lines.append(f"| {' | '.join(cells)} | {norm[0]:.1f} | {max(norm):.1f} | {norm[-1]:.1f} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scales", nargs="+", default=list("nsmlx"))
@@ -93,7 +83,9 @@ def main() -> None:
         if residual == "none" and scale not in "lx":
             continue  # these have none anyway
         rows.append(run(scale, residual, dtype, args.imgsz, args.images, args.steps))
-        print(markdown(rows[-1:], args.steps).splitlines()[-1], flush=True)
+        losses, norms = rows[-1]["loss"], rows[-1]["gradient_norm"]
+        falls = f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
+        print(f"{scale} {residual} {dtype}: {falls}, first gradient norm {norms[0]:.1f}", flush=True)
     assert all(math.isfinite(value) for row in rows for value in row["loss"] + row["gradient_norm"])
     result = {
         "data": "one batch of shapes.yaml",

@@ -206,6 +206,7 @@ def bench(
 
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
     from yolov12_plugin.benchmark.table import aot_table, latency_table, markdown, show
+    from yolov12_plugin.errors import check_place
 
     models = list({str(Path(model).resolve()): model for model in models}.values())
     file = None if str(out) == "-" else out
@@ -220,8 +221,8 @@ def bench(
         one_line(),
         Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
     ):
-        if file and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
-            raise OSError(f"{file} cannot be written: name a file in a folder that is there")
+        if file:
+            check_place(file)
         bar = progress.add_task("", total=len(models))
         if aot is not None:
             from yolov12_plugin.benchmark.aot import bench_aot

@@ -26,7 +26,7 @@ from ultralytics.utils import NUM_THREADS
 from ultralytics.utils.patches import imread
 
 from yolov12_plugin.checkpoints import inspect
-from yolov12_plugin.errors import NotRunnable, first_line
+from yolov12_plugin.errors import NotRunnable, check_place, first_line
 from yolov12_plugin.presets import SCALES
 from yolov12_plugin.safe_load import CheckpointError
 
@@ -68,7 +68,9 @@ def evaluate(
     if find_spec("pycocotools") is None:
         raise NotRunnable("pycocotools is not installed: pip install pycocotools")
     if detections is not None:
-        check_place(detections, annotations)
+        check_place(detections)
+        if detections.exists() and annotations.exists() and detections.samefile(annotations):
+            raise NotRunnable(f"{detections} is the ground truth: name another file for the detections")
     truth = read_annotations(annotations, report)
     found = find_images(truth, images, annotations, report)
     readable, unreadable = check_images(truth, found, report)
@@ -105,14 +107,6 @@ def evaluate(
         "file": None if problem else str(file),
         "not_written": problem,
     }
-
-
-def check_place(file: Path, annotations: Path) -> None:
-    """Raises NotRunnable where a file could not be written, or is the ground truth."""
-    if file.exists() and annotations.exists() and file.samefile(annotations):
-        raise NotRunnable(f"{file} is the ground truth: name another file for the detections")
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise NotRunnable(f"{file} cannot be written: name a file in a folder that is there")
 
 
 def write(file: Path, text: str) -> None:

@@ -7,9 +7,9 @@ import logging
 import os
 import pkgutil
 import sys
-import types
 from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from yolov12_plugin import autoload, names
@@ -188,7 +188,7 @@ def add_guard(stock: Callable) -> Callable:
         if _asked_for("YOLO12_GUARD"):
             from yolov12_plugin.guard import TrainingGuard
 
-            TrainingGuard().attach(types.SimpleNamespace(callbacks=callbacks))
+            TrainingGuard().attach(SimpleNamespace(callbacks=callbacks))
         return callbacks
 
     return get_default_callbacks
@@ -221,7 +221,7 @@ def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:
     if hasattr(loader, "exec_module"):
         load = loader.exec_module
 
-        def exec_module(module: types.ModuleType) -> None:
+        def exec_module(module: ModuleType) -> None:
             del loader.exec_module
             load(module)
             _loaded(name)
