@@ -363,3 +363,17 @@ def test_compiles_to_one_graph(options):
             attn.attn.fuse()
             torch.testing.assert_close(torch.compile(attn, backend="aot_eager", fullgraph=True)(x), attn(x))
     torch._dynamo.reset()
+
+
+def test_flash_takes_no_position_bias(install):
+    """auto computes it by sdpa, and flash says why it cannot."""
+    install()
+    attn = y12.AAttn(64, 2, 4, pos_embed="relative").eval().bfloat16()
+    x = torch.randn(1, 64, 8, 8, dtype=torch.bfloat16)
+    with y12.attention_backend("math"):
+        expected = attn(x)
+    with y12.attention_backend("auto"):
+        torch.testing.assert_close(attn(x), expected, atol=0.1, rtol=0.1)
+    assert not __import__("flash_attn").flash_attn_func.calls
+    with y12.attention_backend("flash"), pytest.raises(RuntimeError, match=r"no relative .*\(pos_embed='relative'\)"):
+        attn(x)

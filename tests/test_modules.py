@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 import sys
 import textwrap
@@ -13,6 +14,17 @@ from ultralytics import YOLO
 import yolov12_plugin as y12
 
 LAYOUTS = [dict(), dict(qkv_fused=False, pe_kernel=5), dict(pe_bias=True), dict(vertical=True)]
+POSITIONS = [
+    dict(pos_embed="absolute"),
+    dict(pos_embed="relative"),
+    dict(pos_embed="absolute", vertical=True),
+    dict(pos_embed="relative", vertical=True, qkv_fused=False),
+]
+IMPLEMENTATIONS = [  # Table 5a's others
+    dict(projection="linear"),
+    dict(norm="ln", pe_bias=True),
+    dict(projection="linear", norm="ln", qkv_fused=False, vertical=True),
+]
 
 
 def randomise(module):
@@ -24,49 +36,81 @@ def randomise(module):
     return module
 
 
+def written_out(m, x):
+    """A layer of the attention, whatever it is made of."""
+    x = m.conv(x) if hasattr(m, "conv") else torch.einsum("oc,bchw->bohw", m.linear.weight, x)
+    if hasattr(m, "bn"):
+        return m.bn(x)
+    x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + m.ln.eps).sqrt()
+    return x * m.ln.weight.view(-1, 1, 1) + m.ln.bias.view(-1, 1, 1)
+
+
+def encoding(dim, h, w):
+    """Sines and cosines of a map's rows and columns, value by value."""
+    rates = [1e4 ** -(4 * i / dim) for i in range(dim // 4)]
+    table = torch.empty(dim, h, w, dtype=torch.float64)
+    for row in range(h):
+        for column in range(w):
+            values = [f(at * rate) for at in (row, column) for f in (math.sin, math.cos) for rate in rates]
+            table[:, row, column] = torch.tensor(values, dtype=torch.float64)
+    return table
+
+
+def position_bias(attn, h, w):
+    """(heads, H·W, H·W), from the distance of each pair of tokens."""
+    tokens = [(row, column) for row in range(h) for column in range(w)]
+    apart = torch.tensor([[(a - c, b - d) for c, d in tokens] for a, b in tokens], dtype=torch.float64)
+    return attn.cpb_mlp(apart.sign() * (1 + apart.abs()).log2() / 3).permute(2, 0, 1)
+
+
 def reference(attn, x):
-    """AAttn written out: one head and one area at a time, from the convolutions of `attn`."""
+    """AAttn written out: one head and one area at a time, from the layers of `attn`."""
     b, c, h, w = x.shape
     d = c // attn.num_heads
+    if attn.pos_embed == "absolute":
+        x = x + encoding(c, h, w).to(x.dtype)
     if hasattr(attn, "qkv"):
-        heads = attn.qkv(x).split(3 * d, dim=1)
+        heads = written_out(attn.qkv, x).split(3 * d, dim=1)
         qkv = [t.split(d, dim=1) for t in heads]
     else:
-        q, k = (t.split(d, dim=1) for t in attn.qk(x).split(c, dim=1))
-        qkv = list(zip(q, k, attn.v(x).split(d, dim=1)))
+        q, k = (t.split(d, dim=1) for t in written_out(attn.qk, x).split(c, dim=1))
+        qkv = list(zip(q, k, written_out(attn.v, x).split(d, dim=1)))
+    shape = (w, h) if attn.vertical else (h, w)
+    bias = position_bias(attn, *shape) if attn.pos_embed == "relative" else torch.zeros(len(qkv), h * w, h * w)
     out = []
-    for q, k, v in qkv:
+    for (q, k, v), added in zip(qkv, bias.to(x.dtype)):
         turn = (lambda t: t.transpose(2, 3)) if attn.vertical else (lambda t: t)
         q, k, v = (turn(t).flatten(2).transpose(1, 2).tensor_split(attn.area, dim=1) for t in (q, k, v))
-        mixed = [torch.softmax(qi @ ki.transpose(1, 2) * d**-0.5, -1) @ vi for qi, ki, vi in zip(q, k, v)]
+        parts = [added[i][:, i] for i in torch.arange(h * w).tensor_split(attn.area)]
+        mixed = [torch.softmax(qi @ ki.transpose(1, 2) * d**-0.5 + p, -1) @ vi for qi, ki, vi, p in zip(q, k, v, parts)]
         mixed = torch.cat(mixed, 1).transpose(1, 2)
-        out.append(turn(mixed.reshape(b, d, *((w, h) if attn.vertical else (h, w)))))
+        out.append(turn(mixed.reshape(b, d, *shape)))
     v = torch.cat([v for _, _, v in qkv], 1)
-    return attn.proj(torch.cat(out, 1) + attn.pe(v))
+    return written_out(attn.proj, torch.cat(out, 1) + written_out(attn.pe, v))
 
 
 @settings(deadline=None, max_examples=100)
-@given(layout=st.sampled_from(LAYOUTS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
-       heads=st.integers(1, 3), area=st.integers(1, 6), training=st.booleans(),
+@given(layout=st.sampled_from(LAYOUTS + POSITIONS + IMPLEMENTATIONS), b=st.integers(1, 2), h=st.integers(1, 9),
+       w=st.integers(1, 9), heads=st.integers(1, 3), area=st.integers(1, 6), training=st.booleans(),
        backend=st.sampled_from(["auto", "sdpa", "math"]))  # fmt: skip
 def test_aattn(layout, b, h, w, heads, area, training, backend):
     if training and b * h * w == 1:
         b = 2  # batch norm needs more than one value
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().train(training)
-    written_out = copy.deepcopy(attn)
+    again = copy.deepcopy(attn)
     x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64, requires_grad=True)
     with y12.attention_backend(backend):
         out = attn(x)
-    expected = reference(written_out, x)
+    expected = reference(again, x)
     torch.testing.assert_close(out, expected)
     weight = torch.randn_like(out)
     ours = torch.autograd.grad((out * weight).sum(), [x, *attn.parameters()])
-    theirs = torch.autograd.grad((expected * weight).sum(), [x, *written_out.parameters()])
+    theirs = torch.autograd.grad((expected * weight).sum(), [x, *again.parameters()])
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS + POSITIONS + IMPLEMENTATIONS)
 def test_batch_and_size_change_between_calls(layout):
     attn = randomise(y12.AAttn(64, 2, 4, **layout)).eval()
     for b, h, w in (2, 8, 8), (1, 4, 12), (3, 5, 7), (2, 8, 8):
@@ -77,7 +121,14 @@ def test_batch_and_size_change_between_calls(layout):
 
 
 @pytest.mark.parametrize(
-    "module", [y12.AAttn(64, 2, 4), y12.ABlock(64, 2, 1.2, 4), y12.A2C2f(64, 64, 1, True, 4, True)]
+    "module",
+    [
+        y12.AAttn(64, 2, 4),
+        y12.ABlock(64, 2, 1.2, 4),
+        y12.A2C2f(64, 64, 1, True, 4, True),
+        y12.A2C2f(64, 64, 1, True, 4, True, aggregation="elan", pos_embed="relative"),
+        *(y12.A2C2f(64, 64, 1, True, 4, **kind) for kind in IMPLEMENTATIONS),
+    ],
 )
 def test_every_parameter_gets_a_gradient(module):
     randomise(module)(torch.randn(2, 64, 6, 6)).square().sum().backward()
@@ -133,7 +184,16 @@ def test_initialisation():
         (lambda: y12.A2C2f(64, 96), "hidden width"),
         (lambda: y12.A2C2f(64, 16), "hidden width"),
         (lambda: y12.A2C2f(64, 64, residual="big"), "residual='big'"),
-        (lambda: y12.A2C2f(32, 64, residual=True), "c1=32 and c2=64"),
+        (lambda: y12.A2C2f(32, 64, residual=True), "residual=True and aggregation='r-elan' .* c1=32 and c2=64"),
+        (
+            lambda: y12.A2C2f(32, 64, residual=0.1, aggregation="elan"),
+            "residual=0.1 and aggregation='elan' do not go together .* c1=32 and c2=64: set residual=False",
+        ),
+        (lambda: y12.A2C2f(64, 64, a2=False, aggregation="vanilla"), "aggregation='vanilla' must be r-elan or elan"),
+        (lambda: y12.AAttn(64, 2, norm="LN"), "norm='LN' must be bn or ln"),
+        (lambda: y12.AAttn(64, 2, projection=None), "projection=None must be conv or linear"),
+        (lambda: y12.ABlock(64, 2, pos_embed="rpe"), "pos_embed='rpe' must be none or absolute or relative"),
+        (lambda: y12.AAttn(66, 2, pos_embed="absolute"), "multiple of 4 as dim, not 66"),
     ],
 )
 def test_impossible_values(build, message):
@@ -166,7 +226,7 @@ def test_pickles_name_ultralytics():
 
 
 @settings(deadline=None, max_examples=40)
-@given(layout=st.sampled_from(LAYOUTS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
+@given(layout=st.sampled_from(LAYOUTS + POSITIONS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
        heads=st.integers(1, 3), area=st.integers(1, 6))  # fmt: skip
 def test_fused_form(layout, b, h, w, heads, area):
     """One projection instead of the official ones, the same result, and the official layout again when pickled."""
@@ -182,6 +242,68 @@ def test_fused_form(layout, b, h, w, heads, area):
         torch.testing.assert_close(again(x), expected)
         state = again.state_dict()
         assert list(state) == list(before) and all(torch.equal(state[name], before[name]) for name in before)
+
+
+@settings(deadline=None, max_examples=40)
+@given(layout=st.sampled_from(LAYOUTS + POSITIONS + IMPLEMENTATIONS), h=st.integers(1, 7), w=st.integers(1, 7),
+       heads=st.integers(1, 2), area=st.integers(1, 5), fused=st.booleans(), data=st.data())  # fmt: skip
+def test_attention_map(layout, h, w, heads, area, fused, data):
+    """A token's weights are those that its output is made with, and lie in its area."""
+    attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()
+    if fused:
+        attn.fuse()
+    x = torch.randn(2, 32 * heads, h, w, dtype=torch.float64)
+    row, column = data.draw(st.integers(0, h - 1)), data.draw(st.integers(0, w - 1))
+    weights = attn.attention_map(x, row, column)  # (B, heads, H, W)
+    torch.testing.assert_close(weights.sum((2, 3)), torch.ones(2, heads, dtype=torch.float64))
+    areas = attn.areas(h, w)
+    assert torch.equal(weights.amax((0, 1)) > 0, areas == areas[row, column])
+    flat = (areas.t() if attn.vertical else areas).flatten()
+    assert [int((flat == i).sum()) for i in range(area)] == [len(p) for p in torch.arange(h * w).tensor_split(area)]
+
+    attn.pe, attn.proj = torch.nn.Sequential(), torch.nn.Sequential()  # what is left is attention and v
+    v = attn._project(x + encoding(32 * heads, h, w) if attn.pos_embed == "absolute" else x)[0][:, -32 * heads :]
+    mixed = (weights[:, :, None] * v.unflatten(1, (heads, 32))).sum((3, 4)).flatten(1)
+    torch.testing.assert_close((attn(x) - v)[:, :, row, column], mixed)
+
+
+def test_table_5a_is_not_fused():
+    """Layer normalisation cannot be folded, and a linear layer is to stay one."""
+    for kind in IMPLEMENTATIONS:
+        attn = randomise(y12.AAttn(64, 2, 4, **kind)).eval()
+        x = torch.randn(1, 64, 4, 6)
+        expected = attn(x)
+        attn.fuse()
+        assert "packed" not in attn._modules
+        for again in attn, pickle.loads(pickle.dumps(attn)):
+            torch.testing.assert_close(again(x), expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_aggregation_of_elan(n):
+    """Figure 3b: the transition's output in halves, one through the blocks, and all of them concatenated."""
+    block = randomise(y12.A2C2f(64, 128, n, True, 2, aggregation="elan")).eval()
+    x = torch.randn(1, 64, 4, 6)
+    first, second = block.cv1(x).split(64, dim=1)
+    outs = [second]
+    for pair in block.m:
+        outs.append(pair(outs[-1]))
+    torch.testing.assert_close(block(x), block.cv2(torch.cat([first, *outs], 1)), atol=1e-4, rtol=1e-4)
+    ours = y12.A2C2f(64, 128, n, True, 2)
+    more = sum(p.numel() for p in block.parameters()) - sum(p.numel() for p in ours.parameters())
+    assert more == 64 * (64 + 128) + 2 * 64  # channels of cv1 and inputs of cv2, and a normalisation
+
+
+@pytest.mark.parametrize("n, c1, c2", [(1, 64, 64), (2, 96, 64)])
+def test_aggregation_of_elan_is_that_of_c2f(n, c1, c2):
+    """Ultralytics' C2f aggregates as ELAN does."""
+    from ultralytics.nn.modules import C2f
+
+    ours, theirs = y12.A2C2f(c1, c2, n, a2=False, aggregation="elan"), C2f(c1, c2, n)
+    theirs.m = ours.m
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, c1, 5, 7)
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 def test_fused_form_follows_loaded_weights():
@@ -293,7 +415,7 @@ def test_two_processes_share_their_gradients(run, tmp_path):
     assert "rank 0 done" in out.stdout and "rank 1 done" in out.stdout
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS + POSITIONS + IMPLEMENTATIONS + [dict(aggregation="elan")])
 def test_channels_last_model(layout):
     """Users may set the memory format; results and gradients are the same."""
     attn = randomise(y12.A2C2f(64, 64, 1, True, 4, **layout))

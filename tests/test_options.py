@@ -45,6 +45,17 @@ def test_options_reach_every_block():
     assert ratio(net) == 3
 
 
+def test_options_of_the_ablations_reach_every_block():
+    net = model(aggregation="elan", projection="linear", norm="ln", pos_embed="relative")
+    rows = [m for m in net.model if isinstance(m, y12.A2C2f)]
+    assert len(rows) == 5  # those of the head, which have no attention, are aggregated likewise
+    assert all(m.aggregation == "elan" and m.cv2.conv.in_channels % (2 + len(m.m)) == 0 for m in rows)
+    for attn in attentions(net):
+        assert isinstance(attn.qkv.linear, torch.nn.Linear) and isinstance(attn.pe.ln, torch.nn.LayerNorm)
+        assert attn.pos_embed == "relative" and attn.cpb_mlp[-1].out_features == attn.num_heads
+    assert all(isinstance(m, torch.nn.Linear) for b in blocks(net) for p in b.m for a in p for m in (a.mlp[0].linear,))
+
+
 @pytest.mark.parametrize("scale, expected", [("n", 2.0), ("m", 4.0), ("l", 1.5)])
 def test_value_by_scale(scale, expected):
     assert ratio(model(scale, mlp_ratio={"m": 4.0, "l": 1.5})) == pytest.approx(expected, rel=0.01)
@@ -135,6 +146,12 @@ def test_short_row_at_scale_l():
     [
         (dict(mpl_ratio=2.0), ["mpl_ratio=2.0", "did you mean mlp_ratio", "layers 6, 8, 11, 14, 17"]),
         (dict(banana=1), ["banana=1", "options are area, residual, mlp_ratio"]),
+        (dict(agregation="elan"), ["did you mean aggregation? options are aggregation, "]),
+        (dict(pos_embd="none"), ["did you mean pos_embed? options are pos_embed, "]),
+        (dict(aggregation="vanilla"), ["aggregation='vanilla' must be r-elan or elan", "layer 6"]),
+        (dict(norm="layer"), ["norm='layer' must be bn or ln", "layer 6"]),
+        (dict(projection=True), ["projection=True must be conv or linear", "layer 6"]),
+        (dict(pos_embed=None), ["pos_embed=None must be none or absolute or relative", "layer 6"]),
         (dict(area=0), ["area=0", "layer 6"]),
         (dict(pe_kernel=4), ["pe_kernel=4", "layer 6"]),
         (dict(mlp_ratio=-1), ["mlp_ratio=-1", "layer 6"]),
@@ -157,6 +174,20 @@ def test_bad_options_name_key_value_and_layer(section, parts):
     message = str(error.value)
     assert "\n" not in message and "yolov12n.yaml" in message
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("aggregation", ["elan", "r-elan"])
+def test_residual_that_does_not_fit(aggregation):
+    """Both options are named, and the layer."""
+    with pytest.raises(ValueError) as error:
+        model(rows={6: [256, True, 4]}, residual=0.1, aggregation=aggregation)
+    said = f"yolov12n.yaml, layer 6 (A2C2f): residual=0.1 and aggregation='{aggregation}' do not go together"
+    assert said in str(error.value) and "c1=128 and c2=64" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_scale_that_the_yaml_does_not_have():
+    with pytest.raises(ValueError, match=r"yolov12n-mlp2\.yaml has no scale 'n'; scales are l"):
+        YOLO("yolov12n-mlp2.yaml")
 
 
 def test_section_that_is_no_mapping():

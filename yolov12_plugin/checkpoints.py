@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
 from yolov12_plugin.layouts import (
+    PLUGIN_ONLY,
     attention_blocks,
     common,
     describe_in_yaml,
@@ -124,6 +125,7 @@ def _describe(model: Any, ckpt: dict[str, Any]) -> dict[str, Any]:
             "residual": first["residual"],
             "mlp_ratio": common("mlp_ratio", blocks.values()),
             "areas": [options["area"] for options in found],
+            **{key: first[key] for key in PLUGIN_ONLY},
             "fused": _is_fused(model),
         },
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
@@ -156,7 +158,8 @@ def on_stock(model: Any) -> dict[str, Any]:
         why = ["'AAttn' object has no attribute 'qkv'"]
     if _is_fused(model):
         why.append("the checkpoint is fused, its normalisations are gone")
-    return {"predicts": not different.keys() & {"qkv_fused", "vertical"}, "trains": not why, "why": why}
+    computed_otherwise = {"qkv_fused", "vertical", *PLUGIN_ONLY}
+    return {"predicts": not different.keys() & computed_otherwise, "trains": not why, "why": why}
 
 
 def _value(found: Any) -> Any:

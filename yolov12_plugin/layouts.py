@@ -23,6 +23,9 @@ LOGGER = logging.getLogger("ultralytics")
 # The options of a row of A2C2f, after (c2, a2), in stock's order.
 POSITIONAL = ("area", "residual", "mlp_ratio", "e", "g", "shortcut")
 
+# Options that only the plugin's blocks have, and their values in stock's.
+PLUGIN_ONLY = {"aggregation": "r-elan", "projection": "conv", "norm": "bn", "pos_embed": "none"}
+
 
 def attention_blocks(model: Any) -> dict[int, A2C2f]:
     """The R-ELAN blocks with area attention of an Ultralytics model, by layer."""
@@ -40,13 +43,19 @@ def structure(block: A2C2f) -> dict[str, Any]:
     """The options of an R-ELAN block with area attention as its tensors show them; a ratio as (channels, width)."""
     first: Any = block.m[0]
     attn, mlp = first[0].attn, first[0].mlp
+    up = mlp[0].linear if hasattr(mlp[0], "linear") else mlp[0].conv
+    halves = 2 if block.aggregation == "elan" else 1
     return {
         "area": int(attn.area),
         "residual": block.gamma is not None,
-        "mlp_ratio": tuple(mlp[0].conv.weight.shape[1::-1]),
-        "e": (block.cv2.conv.weight.shape[0], block.cv1.conv.weight.shape[0]),
+        "mlp_ratio": tuple(up.weight.shape[1::-1]),
+        "e": (block.cv2.conv.weight.shape[0], block.cv1.conv.weight.shape[0] // halves),
         **layout(attn),
         "vertical": attn.vertical,
+        "aggregation": block.aggregation,
+        "projection": "linear" if hasattr(mlp[0], "linear") else "conv",
+        "norm": "ln" if hasattr(mlp[0], "ln") else "bn",
+        "pos_embed": attn.pos_embed,
     }
 
 
@@ -55,7 +64,8 @@ def layout(attn: AAttn) -> dict[str, Any]:
     return {
         "qkv_fused": "qkv" in attn._modules,
         "pe_kernel": attn.pe.conv.weight.shape[-1],
-        "pe_bias": attn.pe.conv.bias is not None and hasattr(attn.pe, "bn"),  # fused, the bias is the normalisation's
+        # Fused, the bias is the normalisation's.
+        "pe_bias": attn.pe.conv.bias is not None and (hasattr(attn.pe, "bn") or hasattr(attn.pe, "ln")),
     }
 
 
@@ -128,6 +138,8 @@ def express(attn: AAttn, qkv_fused: bool, pe_kernel: int, pe_bias: bool) -> list
     """
     now = layout(attn)
     projections = [getattr(attn, name) for name in (("qkv",) if now["qkv_fused"] else ("qk", "v"))]
+    if not all(isinstance(m, Conv) for m in (*projections, attn.pe)):
+        raise ValueError("its attention has linear layers or layer normalisation")
     if any(type(m.conv) is not nn.Conv2d for m in (*projections, attn.pe)):
         raise ValueError("its attention is quantised")
     if len({(m.bn.eps, m.bn.momentum) for m in projections if hasattr(m, "bn")}) > 1:
@@ -177,6 +189,10 @@ def to_stock(model: Any) -> tuple[list[str], list[str]]:
     """
     blocks = attention_blocks(model)
     changes: list[str] = []
+    for layer, block in blocks.items():
+        found = structure(block)
+        if other := [key for key, value in PLUGIN_ONLY.items() if found[key] != value]:
+            raise ValueError(f"model.{layer} has {other[0]} {found[other[0]]}, which stock does not have")
     for name, m in model.named_modules():
         if isinstance(m, AAttn):
             if m.vertical and m.area > 1:

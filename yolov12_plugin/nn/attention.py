@@ -48,6 +48,7 @@ class Case(NamedTuple):
     capability: tuple[int, int] | None = None  # of an NVIDIA GPU
     deterministic: bool = False
     recorded: bool = False  # a graph of it is exported or compiled
+    biased: bool = False  # by a relative position embedding
 
     @classmethod
     def of(cls, q: Tensor) -> "Case":
@@ -82,12 +83,19 @@ class attention_backend:
         selected = self.previous
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, backend: str | None = None) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    backend: str | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
     """Scaled dot-product attention, in the dtype of its inputs (paper 3.1).
 
     Shapes: q, k, v and the result (B, heads, N, head_dim), contiguous in head_dim: fused kernels refuse anything else,
     and PyTorch then falls back to the N x N map without a word. `scale` defaults to head_dim ** -0.5, `backend` to what
-    `attention_backend` selected.
+    `attention_backend` selected. `bias` (B or 1, heads, N, N) is added to the scaled products; flash-attn takes none.
 
     Raises:
         ValueError: no such backend.
@@ -100,16 +108,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, backe
     elif name == "auto" and _is_recorded():
         name = "sdpa"
     elif name not in ("sdpa", "math"):
-        case = Case.of(q)
+        case = Case.of(q)._replace(biased=bias is not None)
         name = choose(name, case)
         if name == "flash":
             return find_flash(case)[0](q, k, v, scale)
     if name == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
     # Compilers recognise attention as MatMul, Softmax, MatMul with the scale applied before the first.
     if scale != 1:
         q = q * (scale or q.shape[-1] ** -0.5)
-    return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+    products = q @ k.transpose(-2, -1)
+    return (products if bias is None else products + bias).softmax(-1) @ v
 
 
 @functools.cache
@@ -133,6 +142,8 @@ def find_flash(case: Case) -> tuple[Any, str]:
     """The function of the first FlashAttention that computes `case` and its name, or None and why none does."""
     if case.recorded:
         return None, "flash-attn cannot be part of a graph that is exported or compiled"
+    if case.biased:
+        return None, "flash-attn takes no relative position embedding (pos_embed='relative')"
     if case.capability is None:
         return None, f"flash-attn needs an NVIDIA GPU, not {case.device.type}"
     if case.dtype not in (torch.float16, torch.bfloat16):
@@ -228,7 +239,52 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def area_attention(qkv: Tensor, heads: int, area: int = 1, scale: float | None = None) -> tuple[Tensor, Tensor]:
+def position_encoding(x: Tensor) -> Tensor:
+    """Sines and cosines of the rows and of the columns of a map (B, dim, H, W): (1, dim, H, W), Table 5e's APE.
+
+    Frequencies fall from 1 to 1/10000, as in DETR's and Ultralytics' encoders; dim is a multiple of 4.
+    """
+    dim, h, w = x.shape[1:]
+    frequency = 1e4 ** -(torch.arange(dim // 4, device=x.device) / (dim // 4)).view(-1, 1, 1)
+    row = frequency * torch.arange(h, device=x.device).view(1, -1, 1)
+    column = frequency * torch.arange(w, device=x.device)
+    waves = [wave.expand(-1, h, w) for angle in (row, column) for wave in (angle.sin(), angle.cos())]
+    return torch.cat(waves)[None].to(x.dtype)
+
+
+def offsets(h: int, w: int, like: Tensor) -> Tensor:
+    """How far two tokens of a map can be apart, in rows and in columns and on a scale of logarithms, as Swin v2 has it.
+
+    Shapes: (2H-1, 2W-1, 2), for offsets of -(H-1), ..., H-1 and -(W-1), ..., W-1; the dtype and device are `like`'s.
+    """
+    steps = (torch.arange(1 - n, n, device=like.device) for n in (h, w))
+    apart = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1).to(like.dtype)
+    return apart.sign() * torch.log2(1 + apart.abs()) / 3
+
+
+class RelativeBias(NamedTuple):
+    """What is added to the product of two tokens of a map by how far they are apart (Table 5e's RPE).
+
+    `table` (heads, 2H-1, 2W-1) holds it by offset in rows and columns; the tokens asked for are those from `start` on.
+    """
+
+    table: Tensor
+    start: int = 0
+
+    def of(self, areas: int, n: int) -> Tensor:
+        """(areas, heads, n, n), or (1, heads, n, n) where the areas are whole rows, and so alike."""
+        h, w = ((size + 1) // 2 for size in self.table.shape[1:])
+        token = torch.arange(areas * n, device=self.table.device).view(areas, n) + self.start
+        if n % w == 0 and not torch.onnx.is_in_onnx_export():  # a graph may run at other sizes
+            token = token[:1]
+        row, column = token // w, token % w
+        bias = self.table[:, row[:, :, None] - row[:, None] + h - 1, column[:, :, None] - column[:, None] + w - 1]
+        return bias.transpose(0, 1)
+
+
+def area_attention(
+    qkv: Tensor, heads: int, area: int = 1, scale: float | None = None, bias: RelativeBias | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention within each of `area` equal parts of a map's H·W tokens (paper 3.2), and the values themselves.
 
     Shapes: qkv (B, 3·dim, H, W), channels [q, k, v], each by heads; the result and v (B, dim, H, W). Nothing of a
@@ -242,11 +298,20 @@ def area_attention(qkv: Tensor, heads: int, area: int = 1, scale: float | None =
         tokens = int(h * w)  # a traced graph is of this number
         split = longer * (tokens // area + 1)
         first, rest = qkv.reshape(b, c, tokens, 1).split([split, tokens - split], dim=2)
-        parts = area_attention(first, heads, longer, scale), area_attention(rest, heads, area - longer, scale)
+        after = bias and bias._replace(start=bias.start + split)
+        parts = (
+            area_attention(first, heads, longer, scale, bias),
+            area_attention(rest, heads, area - longer, scale, after),
+        )
         out, v = (torch.cat(t, dim=2).reshape(b, c // 3, h, w) for t in zip(*parts))
         return out, v
     q, k, v = _split_areas(qkv, heads, area)
-    return _join_areas(attention(q, k, v, scale), b, h, w), _join_areas(v, b, h, w)
+    added = None
+    if bias is not None:
+        added = bias.of(area, h * w // area).to(q.dtype)
+        if len(added) > 1:
+            added = added.repeat(b, 1, 1, 1)  # (area, heads, n, n) -> (B·area, heads, n, n)
+    return _join_areas(attention(q, k, v, scale, bias=added), b, h, w), _join_areas(v, b, h, w)
 
 
 def _split_areas(qkv: Tensor, heads: int, area: int) -> Iterable[Tensor]:

@@ -1,13 +1,14 @@
 """Options of the blocks: what each may be, and how a model YAML gives them in its `a2c2f:` section."""
 
 import ast
-import difflib
 import functools
 import inspect
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
+
+from yolov12_plugin.errors import choices
 
 
 def _is_switch(value: Any) -> bool:
@@ -20,6 +21,10 @@ def _is_count(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: isinstance(value, str) and value in values, " or ".join(values)
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -36,6 +41,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pe_kernel": (lambda value: _is_count(value) and value % 2 == 1, "an odd integer of at least 1"),
     "pe_bias": (_is_switch, "true or false"),
     "vertical": (_is_switch, "true or false"),
+    "aggregation": _one_of("r-elan", "elan"),
+    "projection": _one_of("conv", "linear"),
+    "norm": _one_of("bn", "ln"),
+    "pos_embed": _one_of("none", "absolute", "relative"),
 }
 
 
@@ -100,16 +109,15 @@ def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
         raise ValueError(f"{where}: {section!r} must be a mapping of options: {', '.join(names)}")
 
     scales, scale = d.get("scales") or {}, scale_of(d)
+    if layers and scales and scale not in scales:
+        raise ValueError(f"{source} has no scale {scale!r}; {choices(scale, scales, 'scales')}")
     options = {}
     for key, value in section.items():
         if key not in names:
-            nearest = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {nearest[0]}? " if nearest else ""
-            raise ValueError(f"{where}: unknown option {key}={value!r}; {hint}options are {', '.join(names)}")
+            raise ValueError(f"{where}: unknown option {key}={value!r}; {choices(key, names, 'options')}")
         if isinstance(value, dict):
             if unknown := [s for s in value if s not in scales]:
-                known = ", ".join(scales) or "none"
-                raise ValueError(f"{where}: {key} has no scale {unknown[0]!r}; scales are {known}")
+                raise ValueError(f"{where}: {key} has no scale {unknown[0]!r}; {choices(unknown[0], scales, 'scales')}")
             if scale not in value:
                 continue
             value = value[scale]
