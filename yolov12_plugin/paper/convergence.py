@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from yolov12_plugin.paper import pictures
+
 CSV = "results.csv"
-KINDS = (".png", ".svg", ".pdf", ".jpg")
 LOSSES: dict[str, dict[str, Any]] = {"train/": {}, "val/": {"linestyle": "--", "markerfacecolor": "white"}}
 LEARNING_RATE = "lr/pg0"  # the other groups of parameters differ by their warm-up at most
 FITNESS = ("metrics/mAP50-95", "metrics/accuracy", "metrics/mIoU", "metrics/delta1")  # what best.pt is chosen by
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "yolov12",  # equal bytes in every run
-    "svg.fonttype": "none",  # text stays text
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-}
 
 
 class RunError(OSError):
-    """A run that cannot be read, or a picture that cannot be written; the message is one line with what to do."""
+    """A run that cannot be read; the message is one line with what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,15 +233,6 @@ def write(runs: Sequence[Run], file: Path) -> None:
     """Draw the sheet into a file, of the kind that its suffix names; of an SVG, the same bytes every time.
 
     Raises:
-        RunError: No such folder, or no such kind.
+        NotRunnable: No such folder, or no such kind.
     """
-    if file.suffix.lower() not in KINDS:
-        raise RunError(f"{file} is no picture that can be drawn: name a file ending in {', '.join(KINDS)}")
-    if not file.parent.is_dir():
-        raise RunError(f"{file.parent} is no folder: make it first, or name a file in one that is there")
-    with matplotlib.rc_context(STYLE):
-        metadata = {"Date": None} if file.suffix.lower() == ".svg" else None
-        try:
-            sheet(runs).savefig(file, dpi=150, metadata=metadata)
-        except OSError as e:
-            raise RunError(f"{file} could not be written: {e.strerror}; name another --out") from e
+    pictures.write(partial(sheet, runs), file)
