@@ -1,161 +1,15 @@
 """Figures 1 and 4: the paper's numbers, and over them what was measured, each by the device it was measured on."""
 
 import argparse
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
-from matplotlib.transforms import Bbox
-
-from yolov12_plugin.benchmark.results import Results, ResultsError, by_setup, read_results, results_in
-from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, Detector, detector
+from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.paper import pictures
+from yolov12_plugin.paper.figures import FIGURES
+from yolov12_plugin.paper.tables import read_all
 
 HERE = Path(__file__).resolve().parent
-STYLES = {  # colour and marker of each family, in the order in which they are drawn
-    "YOLOv6-3.0": ("#9c755f", "v"),
-    "Gold-YOLO": ("#c9a227", "P"),
-    "YOLOv8": ("#4e79a7", "s"),
-    "RT-DETR": ("#7f7f7f", "D"),
-    "RT-DETRv2": ("#b07aa1", "d"),
-    "YOLOv9": ("#59a14f", "^"),
-    "YOLOv10": ("#f28e2b", "X"),
-    "YOLO11": ("#17a2b8", "p"),
-    "YOLOv12": ("#e3000f", "o"),
-}
-DASHES = [(0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 3))]  # one for each setup that was measured
-PAPER_T4 = "paper: T4, TensorRT FP16"
-PAPER_CPU = "paper: Intel Core i7-10700K, without FlashAttention"
-
-
-@dataclass
-class Curve:
-    """One family's points, as (x, AP, scale), from the paper (`setup` is its device) or measured."""
-
-    family: str
-    setup: str
-    points: list[tuple[float, float, str]]
-    measured: bool = False
-
-
-def published(x: Callable[[Detector], float | None], setup: str) -> list[Curve]:
-    curves = []
-    for family in STYLES:
-        rows = [(x(row), row.ap, row.scale) for row in TABLE1 if row.family == family]
-        points = [point for point in rows if point[0] is not None]
-        if points:
-            curves.append(Curve(family, setup, points))
-    return curves
-
-
-def measured(results: list[Results], cpu: bool) -> list[Curve]:
-    """Measured latency (ms) against the paper's AP, of the networks in its Table 1, on processors or on GPUs."""
-    networks = {row.name: row for row in TABLE1}
-    curves = []
-    for (setup, precision), rows in by_setup(results).items():
-        found = [(networks.get(name), row) for name, row in rows.items() if (row.device == "cpu") == cpu]
-        for family in STYLES:
-            points = [(row.latency.median_ms, net.ap, net.scale) for net, row in found if net and net.family == family]
-            if points:
-                curves.append(Curve(family, f"measured: {setup}, {precision}", sorted(points), measured=True))
-    return curves
-
-
-def style(curve: Curve, curves: list[Curve]) -> dict[str, Any]:
-    """How a curve is drawn among others: the paper's solid, each setup that was measured dashed in its own way."""
-    colour, marker = STYLES.get(curve.family, ("#444444", "o"))  # without a family: in the legend of setups
-    setups = list(dict.fromkeys(other.setup for other in curves if other.measured))
-    ours = curve.family == "YOLOv12"
-    return {
-        "color": colour,
-        "marker": marker,
-        "markersize": 7 if ours else 5.5,
-        "markerfacecolor": "white" if curve.measured else colour,
-        "markeredgecolor": colour if curve.measured else "white",
-        "markeredgewidth": 1.2 if curve.measured else 0.6,
-        "linestyle": DASHES[setups.index(curve.setup) % len(DASHES)] if curve.measured else "-",
-        "linewidth": 2.2 if ours else 1.2,
-        "zorder": 4 if ours else 3,
-    }
-
-
-def letter(ax: Axes, curves: list[Curve]) -> None:
-    """Write the scales beside the points, each where it covers least of markers, other letters and lines."""
-    point = ax.figure.dpi / 72  # pixels
-    paths = [ax.transData.transform([point[:2] for point in curve.points]) for curve in curves]
-    markers = np.concatenate(paths)
-    segments = [pair for path in paths for pair in itertools.pairwise(path)]
-    lines = np.concatenate([np.linspace(a, b, int(np.hypot(*(b - a)) / point) + 2) for a, b in segments])
-    taken: list[Bbox] = []
-
-    def cost(box: Bbox) -> float:
-        hidden = sum(box.overlaps(other) for other in taken) + sum(box.padded(3 * point).contains(*m) for m in markers)
-        outside = not (ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max))
-        crossed = np.all((lines > box.min) & (lines < box.max), axis=1).sum()  # points of length
-        return 100 * (hidden + outside) + crossed
-
-    ours_first = sorted(zip(curves, paths), key=lambda pair: pair[0].family != "YOLOv12")
-    angles = np.pi / 2 + np.arange(12) * np.pi / 6
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    for curve, path in ours_first:
-        for (x, y, scale), at in zip(curve.points, path):
-            half = np.array([2.6 * len(scale) + 0.5, 4])  # half of what the letters take, in points
-            best = np.inf
-            for offset in np.concatenate([circle * (half + gap) for gap in (4.5, 7, 10, 14)]):
-                box = Bbox(at + point * np.array([offset - half, offset + half]))
-                if (price := cost(box) + np.hypot(*offset)) < best:
-                    best, where, place = price, offset, box
-            taken.append(place)
-            ax.annotate(
-                scale,
-                (x, y),
-                where,
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                fontweight="bold" if curve.family == "YOLOv12" else None,
-                color=STYLES[curve.family][0],
-                zorder=5,
-            )
-
-
-def figure(panels: dict[str, list[Curve]]) -> Figure:
-    """AP against what each panel's title names, with its setups in its empty corner and the families below all."""
-    fig, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), layout="constrained", sharey=True)
-    for ax, (title, curves) in zip(axes, panels.items()):
-        for curve in curves:
-            ax.plot(*zip(*(point[:2] for point in curve.points)), **style(curve, curves))
-        ax.set(xlabel=title, xscale="log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter("")
-        ax.margins(0.07, 0.07)
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-        setups = {curve.setup: style(replace(curve, family=""), curves) for curve in curves if curve.setup}
-        if setups:
-            handles = [Line2D([], [], label=setup, **look) for setup, look in setups.items()]
-            ax.legend(handles=handles, loc="lower right", fontsize=8, handlelength=3)
-            ax.set_ylim(bottom=36 - len(setups))  # room for it below the points
-    axes[0].set_ylabel("AP on COCO val, as published (%)")
-    drawn = {curve.family for curves in panels.values() for curve in curves}
-    handles = [Line2D([], [], label=family, **style(Curve(family, "", []), [])) for family in STYLES if family in drawn]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    fig.draw_without_rendering()  # places the panels
-    for ax, curves in zip(axes, panels.values()):
-        letter(ax, curves)
-    return fig
 
 
 def main() -> None:
@@ -164,28 +18,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "figures", metavar="FOLDER")
     args = parser.parse_args()
     try:
-        results = [read_results(path) for path in args.results] if args.results else results_in(HERE / "results")
-    except (ResultsError, OSError) as e:
+        results = read_all(args.results or [HERE / "results"])
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name, draw in FIGURES.items():
+            once = cache(partial(draw, results))
+            for suffix in "svg", "png":
+                pictures.write(once, args.out / f"{name}.{suffix}")
+    except (NotRunnable, OSError) as e:
         parser.exit(2, f"Error: {e}\n")
-    plt.rcParams |= {"svg.hashsalt": "yolov12", "svg.fonttype": "none"}  # equal bytes in every run; text stays text
-    ours = [(row.with_area, detector(row.name)) for row in TABLE3_CPU]
-    cpu = Curve("YOLOv12", PAPER_CPU, [(ms, row.ap, row.scale) for ms, row in ours])
-    figures = {
-        "figure1": {
-            "Latency of a 640×640 image (ms)": published(lambda row: row.latency, PAPER_T4)
-            + measured(results, cpu=False),
-            "FLOPs (G)": published(lambda row: row.gflops, ""),
-        },
-        "figure4": {
-            "Parameters (M)": published(lambda row: row.parameters_m, ""),
-            "CPU latency of a 640×640 image (ms)": [cpu, *measured(results, cpu=True)],
-        },
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, panels in figures.items():
-        fig = figure(panels)
-        fig.savefig(args.out / f"{name}.svg", metadata={"Date": None})
-        fig.savefig(args.out / f"{name}.png", dpi=150)
 
 
 if __name__ == "__main__":

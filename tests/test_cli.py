@@ -3,6 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from conftest import yolov12
+
 from yolov12_plugin.models import MODELS
 
 YOLOV12 = Path(sys.executable).with_name("yolov12")
@@ -13,15 +16,15 @@ def test_help_lists_the_commands(run):
     assert "table1" in run([YOLOV12, "paper", "--help"]).stdout
 
 
-def test_table1(run):
-    rows = json.loads(run([YOLOV12, "paper", "table1", "--json"]).stdout)
+def test_table1():
+    rows = json.loads(yolov12("paper", "table1", "--json").stdout)
     paper = [model for model in MODELS.values() if model.release == "v1.0"]
     assert [row["model"] for row in rows] == [f"YOLOv12-{model.scale.upper()}" for model in paper]
     for row, model in zip(rows, paper):
         assert row["gflops"] == row["gflops_paper"] == model.gflops
         assert row["params_m"] == row["params_m_paper"] == model.parameters_m
         assert (row["ap_paper"], row["latency_ms_paper"]) == (model.ap, model.latency)
-    table = run([YOLOV12, "paper", "table1"]).stdout
+    table = yolov12("paper", "table1").stdout
     assert "YOLOv12-N" in table and "11.79" in table
 
 
@@ -39,4 +42,39 @@ def test_json_is_clean_on_a_fresh_machine(run, tmp_path):
 
 def test_unknown_command():
     done = subprocess.run([YOLOV12, "paper", "table99"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "table99" in done.stderr
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("Error: there is no yolov12 paper table99; ") and done.stderr.count("\n") == 1
+
+
+def test_nothing_heavy_is_imported_to_read_a_command(run):
+    code = "import sys, yolov12_plugin.cli; print(*{'torch', 'ultralytics', 'matplotlib', 'numpy', 'rich'} & set(sys.modules))"
+    assert run(code).stdout.split() == []
+
+
+@pytest.mark.parametrize("command", [["--help"], ["paper", "--help"], ["paper", "table1", "--help"]])
+def test_help(command):
+    done = yolov12(*command)
+    assert done.exit_code == 0 and "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["paper"]])
+def test_no_command_is_help(command):
+    done = yolov12(*command)
+    assert "Usage" in done.output and "Error" not in done.output
+
+
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        (["convert", "a.pt", "b.pt", "--to", "stok"], "'stok' is not one of 'stock', 'plugin'; see `"),
+        (["bench"], "Missing argument"),
+        (["coco", "a.pt", "--batch", "0"], "'--batch'"),
+        (["doctor", "a.pt", "b.pt"], "unexpected extra argument"),
+        (["--verison"], "options are --help"),
+    ],
+)
+def test_usage_is_one_line(command, said):
+    done = yolov12(*command)
+    assert done.exit_code == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ") and said in line

@@ -1,7 +1,8 @@
 """The scripts that show the paper's tables and figures beside what was measured."""
 
 import json
-import sys
+import runpy
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -76,9 +77,20 @@ def gpu(results):
 
 
 @pytest.fixture
-def script(run):
-    def start(name, *arguments, **options):
-        return run([sys.executable, ROOT / f"benchmarks/{name}.py", *arguments], **options)
+def script(monkeypatch, capsys):
+    """Run a script in this process."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+    def start(name, *arguments, code=0):
+        monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
+        returned = 0
+        try:
+            runpy.run_path(str(ROOT / f"benchmarks/{name}.py"), run_name="__main__")
+        except SystemExit as e:
+            returned = e.code
+        out, err = capsys.readouterr()
+        assert returned == code, err
+        return SimpleNamespace(stdout=out, stderr=err)
 
     return start
 
@@ -126,7 +138,7 @@ def test_table_1(script, tmp_path, cpu):
     setup = "onnxruntime, AMD EPYC 7B13 (2 threads), fp32 (ms)"
     assert [row["model"] for row in table] == [*(row.method for row in TABLE1), "yolo12n"]
     ours = next(row for row in table if row["name"] == "yolov12n")
-    assert ours == {
+    assert {key: ours[key] for key in ours if key not in ("train", "evaluate", "bench")} == {
         "model": "YOLOv12-N",
         "name": "yolov12n",
         "gflops_paper": 6.5,
@@ -137,12 +149,24 @@ def test_table_1(script, tmp_path, cpu):
         "ap50_paper": 56.7,
         "ap75_paper": 43.8,
         "latency_ms_paper": 1.64,
+        "ratio_paper": 1.0,
+        "ratio": None,
         "latency_ms": {setup: 50.14},
+        "latency_ratio": {setup.removesuffix(" (ms)"): 1.0},
     }
     assert next(row for row in table if row["name"] == "yolov8n")["latency_ms"] == {}  # measured at another size
     header, _, *lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert setup in header and len(lines) == len(table)
     assert "yolov9c, onnxruntime: out of memory" in done.stdout
+
+
+def test_table_4_has_tf32_as_fp32(script, tmp_path, results):
+    """Of a GPU that rounds products to it; the ratio says which it was."""
+    rows = [measured(f"yolov12{s}", ms, "cuda:0", "tf32") for s, ms in (("n", 2.0), ("s", 3.0))]
+    script("table4", "--results", results("tf32.json", H100, rows), "--json", tmp_path / "out.json")
+    s = next(row for row in json.loads((tmp_path / "out.json").read_text()) if row["name"] == "yolov12s")
+    assert s["latency_ms"] == {"tensorrt, NVIDIA H100 80GB HBM3 (ms)": {"fp32": 3.0, "fp16": None}}
+    assert s["latency_ratio"] == {"tensorrt, NVIDIA H100 80GB HBM3, tf32": 1.5}
 
 
 def test_table_4_pairs_precisions_of_gpus(script, tmp_path, cpu, gpu):
@@ -164,8 +188,8 @@ def test_the_papers_rows_where_nothing_was_measured(script, results, name, last)
 @pytest.mark.parametrize("name", ["table1", "table4", "figures"])
 def test_another_schema_is_one_line(script, results, name):
     path = results("new.json", CPU, [], schema=2)
-    done = script(name, "--results", path, check=False)
-    assert done.returncode == 2 and done.stdout == ""
+    done = script(name, "--results", path, code=2)
+    assert done.stdout == ""
     assert done.stderr == f"Error: {path} has schema 2, not 1: write it anew with `yolov12 bench --json`\n"
 
 

@@ -7,43 +7,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SHARED
 from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 import yolov12_plugin as y12
 from yolov12_plugin import presets
 from yolov12_plugin.names import CFG
+from yolov12_plugin.paper.published import table7
 
 YOLO = Path(sys.executable).with_name("yolo")
-PAPER = SHARED / "paper.txt"
 FILES = sorted((CFG / "presets").glob("*.yaml"))
-# Row of Table 7 -> train argument. The final learning rate is given as a share of the initial one.
-ROWS = {
-    "Epochs": "epochs",
-    "Optimizer": "optimizer",
-    "Momentum": "momentum",
-    "Batch size": "batch",
-    "Weight decay": "weight_decay",
-    "Warm-up epochs": "warmup_epochs",
-    "Warm-up momentum": "warmup_momentum",
-    "Warm-up bias learning rate": "warmup_bias_lr",
-    "Initial learning rate": "lr0",
-    "Final learning rate": "lrf",
-    "Learning rate schedule": "cos_lr",
-    "Box loss gain": "box",
-    "Class loss gain": "cls",
-    "DFL loss gain": "dfl",
-    "HSV saturation augmentation": "hsv_s",
-    "HSV value augmentation": "hsv_v",
-    "HSV hue augmentation": "hsv_h",
-    "Translation augmentation": "translate",
-    "Scale augmentation": "scale",
-    "Mosaic augmentation": "mosaic",
-    "Mixup augmentation": "mixup",
-    "Copy-paste augmentation": "copy_paste",
-    "Close mosaic epochs": "close_mosaic",
-}
 # What a preset does not hold, because no weight of a detector depends on it.
 NOT_PINNED = {
     "files and output": "model data save save_period project name exist_ok verbose plots profile save_json cfg tracker",
@@ -56,32 +29,9 @@ NOT_PINNED = {
 }
 
 
-def table7():
-    """The rows of the table in the paper's text."""
-    text = PAPER.read_text(encoding="utf-8")
-    rows = text[text.index("Table 7. Hyperparameters") :].split("\n\n")[1].splitlines()
-    return dict(row.split("\t") for row in rows if "<b>" not in row)
-
-
-def value(text, index):
-    """A cell as a number (`$5 \\times 10^{-4}$`, `0.5/0.9/...` by scale) or as the words it has."""
-    text = text.strip("$").split("/")[index if "/" in text else 0]
-    text = re.sub(r"10\^\{(-?\d+)\}", r"1e\1", text)
-    try:
-        return float(np.prod([float(part) for part in text.split("\\times")]))
-    except ValueError:
-        return text
-
-
-@pytest.mark.skipif(not PAPER.is_file(), reason="the paper's text is not beside the checkout")
-@pytest.mark.parametrize("index, scale", list(enumerate("nsmlx")))
-def test_table_7(index, scale):
-    rows = table7()
-    assert list(rows) == ["Hyperparameters", *ROWS]
-    paper = {key: value(rows[row], index) for row, key in ROWS.items()}
-    paper["lrf"] /= paper["lr0"]
-    paper["cos_lr"] = {"Linear decay": False}[paper["cos_lr"]]
-    ours = y12.preset(scale)
+@pytest.mark.parametrize("scale", "nsmlx")
+def test_table_7(scale):
+    ours, paper = y12.preset(scale), table7(scale)
     assert {key: ours[key] for key in paper} == paper
 
 

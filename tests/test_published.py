@@ -1,3 +1,4 @@
+import math
 import re
 from collections import Counter
 
@@ -7,7 +8,17 @@ from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_mode
 
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.paper.flops import gflops
-from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, TABLE4, detector, latency, table6
+from yolov12_plugin.paper.published import (
+    TABLE1,
+    TABLE3_CPU,
+    TABLE3_CUDA,
+    TABLE4,
+    TABLE7,
+    detector,
+    latency,
+    table6,
+    table7,
+)
 
 PAPER = SHARED / "paper.txt"
 printed = pytest.mark.skipif(not PAPER.is_file(), reason="the paper is not here")
@@ -61,9 +72,46 @@ def test_cpu_column_of_table_3_is_the_papers():
 
 
 @printed
+def test_cuda_columns_of_table_3_are_the_papers():
+    _, _, *rows = cells(3)
+    names = [row[0] for row in rows if row[0]]
+    for (*_, area, fp32, fp16, _), row in zip(rows, TABLE3_CUDA, strict=True):
+        assert ("✓" in area, *(tuple(map(float, pair.split("/"))) for pair in (fp32, fp16))) == (
+            row.area,
+            row.fp32,
+            row.fp16,
+        )
+    assert [f"YOLOv12-{row.name[-1].upper()}" for row in TABLE3_CUDA if not row.area] == names
+
+
+@printed
 def test_table_6_is_the_papers():
     rows = [row for row in cells(6) if row[0].startswith("YOLOv12")]
     assert [(row[0], *map(float, row[1:])) for row in rows] == [(f"YOLOv12-{s.upper()}", *table6(s)) for s in "nsmlx"]
+
+
+def read_value(text, index):
+    """A cell of Table 7 at a scale, as the number (`$5 \\times 10^{-4}$`, `0.5/0.9/...`) or the words that it has."""
+    text = text.strip("$").split("/")[index if "/" in text else 0]
+    text = re.sub(r"10\^\{(-?\d+)\}", r"1e\1", text)
+    try:
+        return math.prod(float(part) for part in text.split("\\times"))
+    except ValueError:
+        return text
+
+
+@printed
+def test_table_7_is_the_papers():
+    rows = [row for row in cells(7)[1:] if row[1]]  # without the headings
+    assert [row[0] for row in rows] == [row.name for row in TABLE7]
+    for (_, text), row in zip(rows, TABLE7):
+        assert [read_value(text, i) for i in range(5)] == list(row.values), row.name
+
+
+def test_table_7_as_train_arguments():
+    found = [table7(scale) for scale in "nsmlx"]
+    assert all((row["lr0"], row["lrf"], row["cos_lr"], row["batch"]) == (0.01, 0.01, False, 256) for row in found)
+    assert [row["copy_paste"] for row in found] == [0.1, 0.15, 0.4, 0.5, 0.6]
 
 
 def build(name):

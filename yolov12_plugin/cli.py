@@ -4,46 +4,30 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Tools for YOLOv12 in Ultralytics.", no_args_is_help=True, add_completion=False)
-paper = typer.Typer(help="The paper's tables beside this build.", no_args_is_help=True)
+from yolov12_plugin.commands import Group, Json, one_line
+from yolov12_plugin.paper.cli import app as paper
+
+app = typer.Typer(cls=Group, help="Tools for YOLOv12 in Ultralytics.", no_args_is_help=True, add_completion=False)
 app.add_typer(paper, name="paper")
 
 
 @app.callback()
-def main() -> None:
+def main(context: typer.Context) -> None:
     """Tools for YOLOv12 in Ultralytics; models are built, trained and exported by `yolo` itself."""
     os.environ.setdefault("YOLO_VERBOSE", "false")  # Ultralytics logs to the standard output, where the tables go
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # what is missing is said
-    os.environ.pop("YOLO12_BENCH", None)  # of `yolo export`; what `bench` exports, it verifies itself
+    if context.invoked_subcommand != "doctor":  # which tells of it
+        os.environ.pop("YOLO12_BENCH", None)  # of `yolo export`; what `bench` exports, it verifies itself
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Execute what the file carries. Only if you know who made it.")]
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """End with exit code 2 and one line on the standard error where a file is not what was asked for.
-
-    The progress of a download goes there too: the standard output is for tables.
-    """
-    from yolov12_plugin.errors import NotRunnable
-    from yolov12_plugin.safe_load import CheckpointError
-
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except (CheckpointError, NotRunnable, OSError) as e:
-        typer.echo(f"Error: {e}", err=True)
-        raise typer.Exit(2) from e
 
 
 @app.command()
@@ -52,27 +36,66 @@ def doctor(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """What is installed, and which attention each device computes; or what a CHECKPOINT holds."""
-    from rich.console import Console
-    from rich.table import Table
+    """What is installed, registered and chosen here, and what to do where that is wrong; or what a CHECKPOINT holds.
 
-    from yolov12_plugin.doctor import report
-
+    Exit code 1: YOLOv12 does not run here.
+    """
     if checkpoint is not None:
         show_checkpoint(checkpoint, trust, as_json)
         return
-    found = report()
+    from yolov12_plugin.doctor import report
+
+    with redirect_stdout(sys.stderr):
+        found = report()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
-        return
-    versions = Table("Package", "Version", title="Installed")
-    for name, number in found["versions"].items():
-        versions.add_row(name, number or "–")
-    attention = Table("Device", "", "dtype", "Selected", "Attention", "flash-attn, or why not", title="Attention")
-    for row in found["attention"]:
-        attention.add_row(*row.values())
-    console = Console()
-    console.print(versions, attention)
+    else:
+        show_report(found)
+    if any(finding["level"] == "error" for finding in found["findings"]):
+        raise typer.Exit(1)
+
+
+def show_report(found: dict[str, Any]) -> None:
+    from itertools import groupby
+
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from yolov12_plugin.benchmark.table import STYLE
+    from yolov12_plugin.doctor import PACKAGES
+
+    def table(title: str, *columns: str) -> Table:
+        folded = (Column(column, overflow="fold") for column in columns)
+        return Table(*folded, title=title, title_justify="left", **STYLE)
+
+    versions = table("Installed", "Package", "Version")
+    optional = {package.name for package in PACKAGES}  # which are among the findings
+    for package, version in found["versions"].items():
+        if package not in optional:
+            versions.add_row(package, version or "-")
+    versions.add_row("platform", found["platform"])
+    devices = table("Devices", "Device", "Name", "GiB", "")
+    for row in found["devices"]:
+        (_, device), (_, name), (_, memory), *more = row.items()
+        about = (f"{key.replace('_', ' ')} {value}" for key, value in more if value is not None)
+        devices.add_row(device, name, str(memory), ", ".join(about))
+    attention = table("Attention", "Device", "dtype", "Selected", "Attention", "flash-attn, or why not")
+    for (device, *chosen), rows in groupby(
+        found["attention"], key=lambda row: [row[key] for key in ("device", "selected", "backend", "why")]
+    ):
+        attention.add_row(device, ", ".join(row["dtype"] for row in rows), *chosen)
+    patches = table("Registered in Ultralytics", "Attribute", "In place", "Why")
+    for row in found["patches"]:
+        patches.add_row(row["attribute"], "yes" if row["in_place"] else "no", row["why"])
+    findings = table("Findings", "Level", "")
+    findings.columns[0].no_wrap = True
+    colours = {"error": "red", "warning": "yellow", "note": "cyan", "ok": "green"}
+    for row in found["findings"]:
+        remedy = f"\n-> {row['remedy']}" if row["remedy"] else ""
+        findings.add_row(Text(row["level"], style=colours[row["level"]]), row["what"] + remedy)
+    console = Console(markup=False, emoji=False)
+    console.print(*(part for part in (versions, devices, attention, patches, findings) if part.row_count))
     console.print("The plugin is registered." if found["registered"] else "The plugin is not registered.")
 
 
@@ -333,38 +356,51 @@ def coco(
         typer.echo(f"{scores['detections']} detections: {scores['file']}")
 
 
-@paper.command()
-def table1(as_json: Json = False) -> None:
-    """FLOPs and parameters of the five models as published and as built here; the paper's AP and T4 latency."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    from yolov12_plugin.paper.table1 import rows
-
-    table = rows()
-    if as_json:
-        typer.echo(json.dumps(table, indent=2))
-        return
-    titles = ("FLOPs (G)", "built", "Params (M)", "built", "AP", "AP50", "AP75", "T4 (ms)")
-    view = Table(Column("Model", no_wrap=True), *titles, title="Table 1")
-    for row in table:
-        view.add_row(*map(str, row.values()))
-    Console().print(view)
+class Method(str, Enum):
+    activation = "activation"
+    eigencam = "eigencam"
+    gradcam = "gradcam"
+    attention = "attention"
 
 
-@paper.command()
-def convergence(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or results.csv; or NAME=PATH.")],
-    out: Annotated[Path, typer.Option(help="The picture to write: .png, .svg, .pdf.")] = Path("convergence.png"),
+@app.command()
+def heatmap(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names, .yaml, or .pt of any Ultralytics.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Image, video, folder, glob, or a .txt of paths.")],
+    layer: Annotated[
+        str | None,
+        typer.Option(help="An index, or one for each model with commas; by default the backbone's third stage."),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="What a map shows.")] = Method.activation,
+    query: Annotated[
+        str | None, typer.Option(help="X,Y of the point whose attention is shown: pixels, or fractions. The centre.")
+    ] = None,
+    head: Annotated[int | None, typer.Option(min=0, help="Of the attention; by default their mean.")] = None,
+    block: Annotated[int | None, typer.Option(min=0, help="Of the layer's attentions; by default all.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names or indices, with commas, that gradcam is to explain; by default all.")
+    ] = None,
+    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels; by default those of the training, or 640.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1.")] = None,
+    stride: Annotated[int, typer.Option(min=1, help="Every how many frames of a video.")] = 1,
+    frames: Annotated[int, typer.Option(min=1, help="Of a video, at most.")] = 50,
+    out: Annotated[Path, typer.Option(help="A .png, or a folder with a .png of each image.")] = Path("heatmap.png"),
     as_json: Json = False,
 ) -> None:
-    """Draw losses, mAP and learning rate of Ultralytics runs on one sheet; --json prints their last and best epochs."""
-    from yolov12_plugin.paper.convergence import read_runs, write
+    """Figure 5: what a layer of each MODEL sees in SOURCE, side by side; --method attention: where a point looks."""
+    from yolov12_plugin.heatmap import heatmaps, read_request
 
     with one_line():
-        found = read_runs(runs, report=lambda line: typer.echo(line, err=True))
-        write(found, out)
-    if as_json:
-        typer.echo(json.dumps({"picture": str(out), "runs": [run.summary() for run in found]}, indent=2))
-        return
-    typer.echo(str(out))
+        drawn = heatmaps(
+            models,
+            source,
+            request=read_request(method.value, query, head, block, classes),
+            layer=layer,
+            imgsz=imgsz,
+            device=device,
+            stride=stride,
+            frames=frames,
+            out=out,
+            report=lambda line: typer.echo(line, err=True),
+        )
+    typer.echo(json.dumps(drawn, indent=2) if as_json else "\n".join(drawn["pictures"]))

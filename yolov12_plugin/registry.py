@@ -16,6 +16,8 @@ from yolov12_plugin import autoload, names
 
 LOGGER = logging.getLogger("yolov12_plugin")
 
+TESTED = ("8.3.200", "8.4.190")  # the oldest and the newest Ultralytics that the tests have passed on
+
 
 class Patch(NamedTuple):
     """One attribute of Ultralytics and what stands in for it while the plugin is registered."""
@@ -282,10 +284,14 @@ def unregister() -> None:
 
 def is_registered() -> bool:
     """Whether every replacement of `PATCHES` is in place."""
-    return set(_applied) == set(PATCHES) and all(
-        getattr(pkgutil.resolve_name(patch.owner), patch.attribute, None) is replacement
-        for patch, (_, replacement) in _applied.items()
-    )
+    return all(map(is_in_place, PATCHES))
+
+
+def is_in_place(patch: Patch) -> bool:
+    """Whether the plugin's replacement is what Ultralytics has there now."""
+    if patch not in _applied:
+        return False
+    return getattr(pkgutil.resolve_name(patch.owner), patch.attribute, None) is _applied[patch][1]
 
 
 def apply(patches: Iterable[Patch]) -> None:

@@ -68,15 +68,16 @@ def aot_table(result: dict[str, Any]) -> Table:
 
 
 def show(table: Table) -> None:
-    """Print a table on the standard output."""
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    """Print a table on the standard output; in a file as wide as its longest words need."""
+    needed = Console(width=10_000).measure(table).minimum
+    Console(width=None if sys.stdout.isatty() else max(160, needed)).print(table)
 
 
 def markdown(table: Table) -> str:
     """A table as Markdown, without its title."""
     table.box, table.title, table.caption = box.MARKDOWN, None, None
     table.padding, table.pad_edge = (0, 1), True
-    console = Console(width=200, file=io.StringIO())
+    console = Console(width=10_000, file=io.StringIO())  # a row of Markdown is one line
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.strip() for line in captured.get().splitlines() if line.strip()) + "\n"

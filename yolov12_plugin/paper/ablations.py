@@ -1,11 +1,9 @@
 """Tables 2, 3 and 5: each row as the paper prints it, and the model that it is here."""
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 from yolov12_plugin.errors import NotRunnable, choices
-from yolov12_plugin.paper.flops import counts, own_yaml
 from yolov12_plugin.paper.published import TABLE3_CPU
 
 
@@ -159,8 +157,10 @@ def rows(
     PyTorch; `ratio_paper` that of the paper's latency, of Table 3 its CPU's.
 
     Raises:
-        NotRunnable: as `ablation`.
+        NotRunnable: as `ablation`, or the device is not there.
     """
+    from yolov12_plugin.paper.flops import counts
+
     table = ablation(name)
     measured = ratios(table, imgsz, rounds, device) if measure else {}
     found = []
@@ -189,33 +189,20 @@ def rows(
 
 
 def ratios(table: Ablation, imgsz: int = 640, rounds: int = 15, device: str | None = None) -> dict[Variant, float]:
-    """Time of a forward pass of each variant over that of YOLOv12 of its scale, interleaved; PyTorch, FP32, batch 1.
+    """Time of a forward pass of each variant over that of YOLOv12 of its scale, as `networks.Measurement` has it.
 
     Variants that are the same network by the same attention (Table 5c) have none.
+
+    Raises:
+        NotRunnable: the device is not there.
     """
-    import torch
-    from ultralytics.nn.tasks import DetectionModel
+    from yolov12_plugin.paper.networks import Measurement
 
-    from yolov12_plugin.benchmark.timing import interleave
-    from yolov12_plugin.benchmark.timing import ratios as over
-    from yolov12_plugin.nn.attention import attention_backend
-
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    image = torch.rand(1, 3, imgsz, imgsz, device=where)
-
-    def forward(net: Any, backend: str) -> None:
-        with attention_backend(backend), torch.inference_mode():
-            net(image)
-            if where.type == "cuda":
-                torch.cuda.synchronize(where)
-
+    measurement = Measurement.of(imgsz, rounds, device)
     found: dict[Variant, float] = {}
     for scale in dict.fromkeys(v.scale for v in table.variants):
         variants = {(v.model, v.backend): v for v in table.variants if v.scale == scale}
         if len(variants) > 1:
-            models = {v.model: DetectionModel(own_yaml(v.model), verbose=False) for v in variants.values()}
-            nets = {name: net.eval().fuse(verbose=False).to(where) for name, net in models.items()}
-            runs = {v: functools.partial(forward, nets[v.model], v.backend) for v in variants.values()}
-            base = table.base(next(iter(runs)))
-            found |= {v: round(ratio, 2) for v, ratio in over(interleave(runs, rounds), base).items()}
+            base = table.base(next(iter(variants.values())))
+            found |= measurement.ratios({v: run for run, v in variants.items()}, base)
     return found

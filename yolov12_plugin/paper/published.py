@@ -1,4 +1,4 @@
-"""What the paper prints of YOLOv12 and of the detectors beside it: Tables 1, 4 and 6, and Table 3's CPU column.
+"""What the paper prints of YOLOv12 and of the detectors beside it: Tables 1, 3, 4, 6 and 7.
 
 The numbers are the paper's, also where they look like misprints: Table 4 gives YOLOv12-M 1.5 ms at FP16 on an RTX 3080,
 as much as YOLOv12-S (on A5000 and A6000: 2.4 and 2.2). In section 4.2, 33.9% AP of YOLOv12-L must be 53.9%.
@@ -6,6 +6,7 @@ as much as YOLOv12-S (on A5000 and A6000: 2.4 and 2.2). In section 4.2, 33.9% AP
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from yolov12_plugin.models import MODELS
 
@@ -107,6 +108,26 @@ TABLE3_CPU = (
 
 
 @dataclass(frozen=True)
+class AreaOnCuda:
+    """Table 3's CUDA columns: ms at FP32 and FP16 on (RTX 3080, A5000), with or without area attention."""
+
+    name: str
+    area: bool
+    fp32: tuple[float, float]
+    fp16: tuple[float, float]
+
+
+TABLE3_CUDA = (
+    AreaOnCuda("yolov12n", False, (2.7, 2.5), (1.5, 1.5)),
+    AreaOnCuda("yolov12n", True, (2.0, 2.0), (1.3, 1.3)),
+    AreaOnCuda("yolov12s", False, (5.1, 4.4), (2.5, 2.2)),
+    AreaOnCuda("yolov12s", True, (3.5, 3.1), (1.7, 1.7)),
+    AreaOnCuda("yolov12x", False, (26.4, 21.9), (11.1, 10.4)),
+    AreaOnCuda("yolov12x", True, (18.2, 14.3), (7.1, 6.7)),
+)
+
+
+@dataclass(frozen=True)
 class Speed:
     """A row of Table 4: FLOPs (G) and latency (ms) as (FP32, FP16) on an RTX 3080, an RTX A5000 and an RTX A6000."""
 
@@ -157,6 +178,53 @@ def table6(scale: str) -> tuple[float | None, ...]:
     """AP, AP50, AP75 and AP of small, medium and large objects (%) of a scale on COCO val."""
     row = ours(scale)
     return (row.ap, row.ap50, row.ap75, *TABLE6_SIZES[scale])
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A row of Table 7: what it says of N, S, M, L and X, and the train argument of Ultralytics that it sets."""
+
+    name: str
+    argument: str
+    values: tuple[float | str, ...]
+
+
+def everywhere(value: float | str) -> tuple[float | str, ...]:
+    return (value,) * 5
+
+
+TABLE7 = (
+    Hyperparameter("Epochs", "epochs", everywhere(600)),
+    Hyperparameter("Optimizer", "optimizer", everywhere("SGD")),
+    Hyperparameter("Momentum", "momentum", everywhere(0.937)),
+    Hyperparameter("Batch size", "batch", everywhere(32 * 8)),
+    Hyperparameter("Weight decay", "weight_decay", everywhere(5e-4)),
+    Hyperparameter("Warm-up epochs", "warmup_epochs", everywhere(3)),
+    Hyperparameter("Warm-up momentum", "warmup_momentum", everywhere(0.8)),
+    Hyperparameter("Warm-up bias learning rate", "warmup_bias_lr", everywhere(0.0)),
+    Hyperparameter("Initial learning rate", "lr0", everywhere(1e-2)),
+    Hyperparameter("Final learning rate", "lrf", everywhere(1e-4)),
+    Hyperparameter("Learning rate schedule", "cos_lr", everywhere("Linear decay")),
+    Hyperparameter("Box loss gain", "box", everywhere(7.5)),
+    Hyperparameter("Class loss gain", "cls", everywhere(0.5)),
+    Hyperparameter("DFL loss gain", "dfl", everywhere(1.5)),
+    Hyperparameter("HSV saturation augmentation", "hsv_s", everywhere(0.7)),
+    Hyperparameter("HSV value augmentation", "hsv_v", everywhere(0.4)),
+    Hyperparameter("HSV hue augmentation", "hsv_h", everywhere(0.015)),
+    Hyperparameter("Translation augmentation", "translate", everywhere(0.1)),
+    Hyperparameter("Scale augmentation", "scale", (0.5, 0.9, 0.9, 0.9, 0.9)),
+    Hyperparameter("Mosaic augmentation", "mosaic", everywhere(1.0)),
+    Hyperparameter("Mixup augmentation", "mixup", (0.0, 0.05, 0.15, 0.15, 0.2)),
+    Hyperparameter("Copy-paste augmentation", "copy_paste", (0.1, 0.15, 0.4, 0.5, 0.6)),
+    Hyperparameter("Close mosaic epochs", "close_mosaic", everywhere(10)),
+)
+
+
+def table7(scale: str) -> dict[str, Any]:
+    """Train arguments of Ultralytics that Table 7 sets: `lrf` is a share of `lr0` there, linear decay no cosine."""
+    arguments = {row.argument: row.values["nsmlx".index(scale)] for row in TABLE7}
+    share = float(arguments["lrf"]) / float(arguments["lr0"])
+    return arguments | {"lrf": share, "cos_lr": arguments["cos_lr"] != "Linear decay"}
 
 
 def detector(name: str) -> Detector | None:

@@ -1,0 +1,41 @@
+"""docs/paper-map.md: what it names is there."""
+
+import re
+
+import pytest
+import yaml
+from conftest import ROOT, yolov12
+
+from yolov12_plugin.nn.options import RULES
+
+MAP = (ROOT / "docs/paper-map.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`((?:yolov12_plugin|cfg|benchmarks)/[^`]+)`", MAP)))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_files_and_symbols(name):
+    path, _, symbol = name.partition(":")
+    assert (ROOT / path).is_file()
+    if symbol:
+        assert re.search(rf"^(?:def |class )?{symbol}\b", (ROOT / path).read_text(encoding="utf-8"), re.M)
+
+
+def test_the_whole_paper():
+    """Each table and figure, and each ablation's YAML."""
+    for what in [f"Table {i}" for i in (1, 2, 3, 4, 6, 7)] + [f"Table 5{part}" for part in "abcdefgh"]:
+        assert f"| {what}, " in MAP
+    assert all(f"| Figure {i}, " in MAP for i in range(1, 6))
+    for file in (ROOT / "cfg/models/ablations").iterdir():
+        assert f"`cfg/models/ablations/{file.name}`" in MAP
+    assert {"3.1", "3.2", "3.3", "3.4", "4.1", "4.4", "4.5"} <= set(re.findall(r"^\| (\d\.\d)", MAP, re.M))
+
+
+def test_options():
+    named = re.findall(r"options? ((?:`[^`]+`(?:, )?)+)", MAP)
+    options = {yaml.safe_load(word) for words in named for word in re.findall(r"`(\w+)", words)}
+    assert len(options) >= 8 and options <= RULES.keys()
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`yolov12 paper (\w+)", MAP))))
+def test_commands(command):
+    assert yolov12("paper", command, "--help").exit_code == 0

@@ -1,0 +1,413 @@
+"""`yolov12 paper`: the paper's tables and figures beside this build."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from yolov12_plugin.commands import Group, Json, Markdown, one_line
+from yolov12_plugin.paper.ablations import ABLATIONS
+
+if TYPE_CHECKING:
+    from yolov12_plugin.paper.networks import Measurement
+    from yolov12_plugin.paper.view import View
+
+TABLE5 = [name for name in ABLATIONS if name.startswith("table5")]
+BUILT = "FLOPs, parameters, latency"
+COVERAGE = {  # command -> what of it is made or measured here, and what needs training on COCO
+    "table2": (BUILT, "AP, convergence"),
+    "table3": (BUILT, None),
+    "table4": (BUILT, None),
+    "table5c": ("FLOPs, parameters", "AP"),
+    "table5h": (BUILT, None),
+    "table6": (None, "AP"),
+    "table7": ("presets", None),
+    "figure2": ("areas, receptive fields, products", None),
+    "figure3": ("blocks", None),
+    "figure5": ("layers, maps of SOURCE", None),
+    "ablation": (f"{BUILT}, mAP on other data", "AP, convergence"),
+    "convergence": ("any runs", None),
+}
+ARGUMENTS = {"figure5": " [SOURCE]", "ablation": " NAME", "convergence": " RUN..."}
+
+
+class Paper(Group):
+    kind = "tables and figures"
+
+
+app = typer.Typer(cls=Paper, help="The paper's tables and figures beside this build.", no_args_is_help=True)
+
+Every = Annotated[bool, typer.Option("--all", help="All detectors of the paper, not only YOLOv12.")]
+Records = Annotated[
+    list[Path] | None,
+    typer.Option("--results", metavar="FILE...", help="Of `yolov12 bench --json`, or folders of them: latencies."),
+]
+MoreRecords = Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)]  # --results takes one file
+Measure = Annotated[bool, typer.Option("--measure", help="Measure ratios of latencies here, by PyTorch.")]
+Imgsz = Annotated[int, typer.Option(min=32, help="Pixels, of --measure.")]
+Rounds = Annotated[int, typer.Option(min=1, help="In which networks take turns, of --measure.")]
+Device = Annotated[str | None, typer.Option(help="cpu, 0, cuda:1; of --measure. The first GPU if there is one.")]
+
+
+def show(views: "Sequence[View]", as_json: bool, as_markdown: bool) -> None:
+    """Print rows: as one list of JSON, or as tables."""
+    if as_json:
+        typer.echo(json.dumps([row for view in views for row in view.rows], indent=2, allow_nan=False))
+        return
+    for i, view in enumerate(views):
+        if i:
+            typer.echo()
+        view.print(as_markdown)
+
+
+@contextmanager
+def status(what: str) -> Iterator[None]:
+    """Say on a terminal what takes a while."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
+def measurement(measure: bool, imgsz: int, rounds: int, device: str | None) -> "Measurement | None":
+    from yolov12_plugin.paper.networks import Measurement
+
+    return Measurement.of(imgsz, rounds, device) if measure else None
+
+
+@app.command("list")
+def list_all(context: typer.Context, as_json: Json = False, as_markdown: Markdown = False) -> None:
+    """All of these: what they are, what of them is made or measured here, and what needs training on COCO."""
+    from yolov12_plugin.paper.view import View
+
+    commands: dict[str, Any] = context.parent.command.commands  # type: ignore[union-attr]
+    rows = []
+    for name, command in commands.items():
+        if name != "list":
+            here, coco = COVERAGE.get(name, (BUILT, "AP"))
+            rows.append(
+                {
+                    "name": name,
+                    "command": f"yolov12 paper {name}{ARGUMENTS.get(name, '')}",
+                    "about": command.help.partition("\n")[0].rstrip("."),
+                    "here": here,
+                    "coco": coco,
+                }
+            )
+    columns = {"command": "Command", "about": "What", "here": "Made or measured here", "coco": "Needs COCO"}
+    notes = [
+        "Needs COCO: training on it, by the commands that each table prints.",
+        "Latency: by --measure in PyTorch, by --results of what `yolov12 bench yolov12n yolo11n --json FILE` measured.",
+        f"NAME is one of {', '.join(ABLATIONS)}.",
+    ]
+    show([View("The paper's tables and figures", columns, rows, notes)], as_json, as_markdown)
+
+
+def add_table(name: str, about: str) -> None:
+    """The command of a table of detectors."""
+
+    @app.command(name, help=about)
+    def command(
+        every: Every = False,
+        results: Records = None,
+        more: MoreRecords = None,
+        measure: Measure = False,
+        imgsz: Imgsz = 640,
+        rounds: Rounds = 15,
+        device: Device = None,
+        as_json: Json = False,
+        as_markdown: Markdown = False,
+    ) -> None:
+        with one_line(), status(f"{name} ..."):
+            from yolov12_plugin.paper.contents import compare
+            from yolov12_plugin.paper.tables import read_all
+
+            found = read_all([*(results or []), *(more or [])])
+            view = compare(name, found, every, measurement(measure, imgsz, rounds, device))
+        show([view], as_json, as_markdown)
+
+
+def add_figure(name: str, about: str) -> None:
+    """The command of a figure of detectors, which is drawn too."""
+
+    @app.command(name, help=f"{about}\n\nDraws it, with --json and --markdown only where --out names the picture.")
+    def command(
+        out: Annotated[Path | None, typer.Option(help=f"The picture; {name}.png.")] = None,
+        every: Every = False,
+        results: Records = None,
+        more: MoreRecords = None,
+        measure: Measure = False,
+        imgsz: Imgsz = 640,
+        rounds: Rounds = 15,
+        device: Device = None,
+        as_json: Json = False,
+        as_markdown: Markdown = False,
+    ) -> None:
+        picture = out or (None if as_json or as_markdown else Path(f"{name}.png"))
+        with one_line(), status(f"{name} ..."):
+            from yolov12_plugin.paper import figures, pictures
+            from yolov12_plugin.paper.contents import compare
+            from yolov12_plugin.paper.tables import read_all
+
+            found = read_all([*(results or []), *(more or [])])
+            if picture:
+                pictures.write(lambda: figures.FIGURES[name](found), picture)
+            view = compare(name, found, every, measurement(measure, imgsz, rounds, device))
+        if picture:
+            view.notes.append(f"Picture: {picture}")
+        show([view], as_json, as_markdown)
+
+
+def add_ablation(name: str) -> None:
+    """The command of an ablation."""
+
+    @app.command(name, help=f"Table {name.removeprefix('table')}: {ABLATIONS[name].title}.")
+    def command(
+        measure: Measure = False,
+        imgsz: Imgsz = 640,
+        rounds: Rounds = 15,
+        device: Device = None,
+        as_json: Json = False,
+        as_markdown: Markdown = False,
+    ) -> None:
+        show_ablations([name], (measure, imgsz, rounds, device), as_json, as_markdown)
+
+
+def show_ablations(names: Sequence[str], measure: tuple[Any, ...], as_json: bool, as_markdown: bool) -> None:
+    with one_line(), status(f"{' '.join(names)} ..."):
+        from yolov12_plugin.paper.contents import vary
+
+        views = [vary(name, measurement(*measure)) for name in names]
+    show(views, as_json, as_markdown)
+
+
+add_table("table1", "Table 1: FLOPs, parameters, AP and T4 latency of detectors.")
+add_ablation("table2")
+add_ablation("table3")
+add_table("table4", "Table 4: latency at FP32 and FP16 on three GPUs.")
+
+
+@app.command()
+def table5(
+    measure: Measure = False,
+    imgsz: Imgsz = 640,
+    rounds: Rounds = 15,
+    device: Device = None,
+    as_json: Json = False,
+    as_markdown: Markdown = False,
+) -> None:
+    """Table 5: all of 5a to 5h."""
+    show_ablations(TABLE5, (measure, imgsz, rounds, device), as_json, as_markdown)
+
+
+for part in TABLE5:
+    add_ablation(part)
+
+
+@app.command()
+def table6(as_json: Json = False, as_markdown: Markdown = False) -> None:
+    """Table 6: AP of YOLOv12, also by size of the objects."""
+    with one_line():
+        from yolov12_plugin.paper import contents
+
+        view = contents.table6()
+    show([view], as_json, as_markdown)
+
+
+@app.command()
+def table7(as_json: Json = False, as_markdown: Markdown = False) -> None:
+    """Table 7: hyperparameters, and whether the presets have them."""
+    with one_line():
+        from yolov12_plugin.paper import contents
+
+        view = contents.table7()
+    show([view], as_json, as_markdown)
+
+
+add_figure("figure1", "Figure 1: AP against latency and FLOPs.")
+
+
+@app.command()
+def figure2(
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("figure2.png"), as_json: Json = False
+) -> None:
+    """Figure 2: area attention."""
+    draw_diagram("figure2", out, as_json)
+
+
+@app.command()
+def figure3(
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("figure3.png"), as_json: Json = False
+) -> None:
+    """Figure 3: R-ELAN and the blocks that it is compared with."""
+    draw_diagram("figure3", out, as_json)
+
+
+def draw_diagram(name: str, out: Path, as_json: bool) -> None:
+    with one_line(), status(f"{name} ..."):
+        from yolov12_plugin.paper import diagrams, pictures
+
+        pictures.write(getattr(diagrams, name), out)
+    typer.echo(json.dumps({"picture": str(out)}, indent=2) if as_json else str(out))
+
+
+add_figure("figure4", "Figure 4: AP against parameters and latency on CPUs.")
+
+
+@app.command()
+def figure5(
+    source: Annotated[str | None, typer.Argument(help="An image, a video, a folder of them: maps are drawn.")] = None,
+    out: Annotated[Path, typer.Option(help="A .png, or a folder.")] = Path("figure5.png"),
+    as_json: Json = False,
+    as_markdown: Markdown = False,
+) -> None:
+    """Figure 5: heat maps of the third stage of YOLOv10-X, YOLO11-X, YOLOv12-X."""
+    with one_line(), status("figure5 ..."):
+        from yolov12_plugin.paper import contents
+
+        view = contents.figure5()
+        if source is not None:
+            from yolov12_plugin.heatmap import heatmaps
+            from yolov12_plugin.paper.figures import XS
+
+            drawn = heatmaps(
+                [f"{name}.pt" for name in XS], source, out=out, report=lambda line: typer.echo(line, err=True)
+            )
+            view.notes = [f"Picture: {picture}" for picture in drawn["pictures"]]
+    show([view], as_json, as_markdown)
+
+
+@app.command()
+def ablation(
+    name: Annotated[str, typer.Argument(help="As table2, 2, table5a, 5a.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE...]", help="Other arguments of the training, as lr0=0.01 cfg=FILE."),
+    ] = None,
+    measure: Measure = False,
+    rounds: Rounds = 15,
+    data: Annotated[str | None, typer.Option(help="A dataset YAML, on which the variants are trained.")] = None,
+    variants: Annotated[
+        list[str] | None, typer.Option(help="Those to train, as n-elan or 'n*'; more than one with commas. All.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training, for the paper's 600. 100.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images. 16.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", min=0, help="May be given more than once. 0.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="That load images.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For the runs, table and sheet of curves. ablation-NAME.")
+    ] = None,
+    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels, of --data or --measure. 640.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1. The first GPU if there is one.")] = None,
+    as_json: Json = False,
+    as_markdown: Markdown = False,
+) -> None:
+    """An ablation by its NAME: Tables 2, 3 and 5. With --data, its variants are trained, with equal seeds and budget.
+
+    The same command goes on where a training was interrupted. Exit code 1: a variant failed, or did not converge.
+    """
+    names = TABLE5 if name.lower().removeprefix("table") == "5" else [name]
+    budget: dict[str, Any] = {"epochs": epochs, "batch": batch, "workers": workers}
+    with one_line():
+        check_training(names, data, measure, {**budget, "variants": variants, "seed": seeds, "out": out}, words)
+    if data is None:
+        show_ablations(names, (measure, imgsz or 640, rounds, device), as_json, as_markdown)
+        return
+    budget |= {"imgsz": imgsz, "device": device}
+    given = {key: value for key, value in budget.items() if value is not None}
+    chosen = [slug for part in variants or [] for slug in part.split(",") if slug]
+    results = train(name, data, out, chosen, seeds or [0], words or [], given)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        from yolov12_plugin.paper.training import view
+
+        view(results).print(as_markdown)
+    if results["failed"]:
+        raise typer.Exit(1)
+
+
+def check_training(
+    names: Sequence[str], data: str | None, measure: bool, given: dict[str, Any], words: Sequence[str] | None
+) -> None:
+    """Raises NotRunnable where options do not go together."""
+    from yolov12_plugin.errors import NotRunnable
+
+    if data is None:
+        options = [f"--{key}" for key, value in given.items() if value is not None] + [*(words or [])]
+        if options:
+            raise NotRunnable(f"{options[0]} is of a training: name its dataset by --data, as --data shapes.yaml")
+    elif measure:
+        raise NotRunnable("--measure and --data are two commands: name one of them")
+    elif len(names) > 1:
+        raise NotRunnable(f"a training is of one table: name one of {', '.join(names)}")
+
+
+def train(
+    name: str,
+    data: str,
+    out: Path | None,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    words: Sequence[str],
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    """The results of an ablation that is trained, shown on the standard error as it goes on."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    def report(line: str) -> None:
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def advance(what: str, done: int, total: int) -> None:
+        progress.update(bar, description=what, completed=done, total=total)
+
+    console = Console(stderr=True)
+    try:
+        with one_line(), Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+            from yolov12_plugin.paper import ablations, training
+
+            bar = progress.add_task(name, total=None)
+            table = ablations.ablation(name)
+            return training.train_ablation(
+                table,
+                data,
+                out or Path(f"ablation-{table.name}"),
+                variants=variants,
+                seeds=seeds,
+                report=report,
+                advance=advance,
+                **training.read_words(words) | given,
+            )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def convergence(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or results.csv; or NAME=PATH.")],
+    out: Annotated[Path, typer.Option(help="The picture to write: .png, .svg, .pdf.")] = Path("convergence.png"),
+    as_json: Json = False,
+) -> None:
+    """Losses, mAP and learning rate of several Ultralytics runs on one sheet.
+
+    --json prints their last and best epochs.
+    """
+    from yolov12_plugin.paper.convergence import read_runs, write
+
+    with one_line():
+        found = read_runs(runs, report=lambda line: typer.echo(line, err=True))
+        write(found, out)
+    if as_json:
+        typer.echo(json.dumps({"picture": str(out), "runs": [run.summary() for run in found]}, indent=2))
+        return
+    typer.echo(str(out))
