@@ -1,12 +1,15 @@
-"""docs/paper-map.md: what it names is there."""
+"""docs/paper-map.md: what it names is there. README.md: its figures of the paper's tables are those of the records."""
 
+import json
 import re
 
 import pytest
 import yaml
 from conftest import ROOT, yolov12
 
+from yolov12_plugin.benchmark.table import markdown
 from yolov12_plugin.nn.options import RULES
+from yolov12_plugin.paper.contents import vary
 
 MAP = (ROOT / "docs/paper-map.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`((?:yolov12_plugin|cfg|benchmarks)/[^`]+)`", MAP)))
@@ -39,3 +42,13 @@ def test_options():
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"`yolov12 paper (\w+)", MAP))))
 def test_commands(command):
     assert yolov12("paper", command, "--help").exit_code == 0
+
+
+def test_readme_shows_table_2():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown(vary("table2").table()) in readme
+    record = json.loads((ROOT / "benchmarks/results/ablation-table2.json").read_text())
+    trained = [variant for variant in record["variants"] if variant["runs"]]
+    pairs = [" and ".join(f"{100 * run['best']['mAP50-95']:.1f}" for run in v["runs"]) for v in trained]
+    said = "vanilla {}, re-aggregation {}, with the residual 0.1 {}".format(*pairs)
+    assert said in " ".join(readme.split())

@@ -12,7 +12,8 @@ class NotRunnable(RuntimeError):
 
 def check_place(file: Path) -> None:
     """Raises NotRunnable where a file cannot be written, before there is anything to write."""
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+    place = file if file.exists() else file.parent
+    if file.is_dir() or not file.parent.is_dir() or not os.access(place, os.W_OK):
         raise NotRunnable(f"{file} cannot be written: name a file in a folder that is there")
 
 

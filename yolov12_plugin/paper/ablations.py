@@ -37,7 +37,7 @@ class Variant:
 
     @property
     def train(self) -> str:
-        """The command that trains it as the paper did, on 8 GPUs."""
+        """The command that trains it as the paper did, and scores it."""
         return train_command(self.model, self.epochs)
 
 
@@ -57,10 +57,13 @@ class Ablation:
 
 
 def train_command(model: str, epochs: int = 600) -> str:
-    """The command that trains a model on COCO by the paper's Table 7, on 8 GPUs as the authors did."""
-    scale = model[len("yolov12")]
-    command = f"yolo train cfg=yolov12{scale}-coco.yaml model={model}.yaml data=coco.yaml device=0,1,2,3,4,5,6,7"
-    return command if epochs == 600 else f"{command} epochs={epochs}"
+    """The command that trains a model on COCO by the paper's Table 7, on 8 GPUs as the authors did, and scores it."""
+    preset = f"cfg={model[: len('yolov12n')]}-coco.yaml"
+    name, more = (model, "") if epochs == 600 else (f"{model}-{epochs}", f" epochs={epochs}")
+    return (
+        f"yolo train {preset} model={model}.yaml data=coco.yaml device=0,1,2,3,4,5,6,7{more} "
+        f'project="$PWD/runs" name={name} && yolov12 coco runs/{name}/weights/best.pt --data coco.yaml'
+    )
 
 
 # fmt: off

@@ -29,8 +29,8 @@ class Comparison:
 
 
 AP_HERE = (
-    f"AP needs training on COCO, by the paper on 8 GPUs: `{tables.train('yolov12n')}`; other scales likewise. The "
-    f"authors' weights: `{tables.evaluate('yolov12n')}`."
+    f"AP needs training on COCO, by the paper on 8 GPUs: `{ablations.train_command('yolov12n')}`; other scales "
+    f"likewise. The authors' weights: `{tables.evaluate('yolov12n')}`."
 )
 OURS = "yolov12{n,s,m,l,x}"  # as shells have it
 COMPARISONS = {

@@ -155,18 +155,10 @@ def commands(name: str | None, in_paper: bool = True) -> dict[str, str | None]:
     if name is None or not in_paper:
         return {"train": None, "evaluate": None, "bench": None}
     return {
-        "train": train(name) if name in OURS else None,
+        "train": train_command(name) if name and name in OURS else None,
         "evaluate": evaluate(name),
         "bench": f"{bench(name)} --half --json t4.json",
     }
-
-
-def train(name: str) -> str:
-    """Trains a YOLOv12 as the paper did and scores it."""
-    return (
-        f'{train_command(name)} project="$PWD/runs" name={name} && '
-        f"yolov12 coco runs/{name}/weights/best.pt --data coco.yaml"
-    )
 
 
 def evaluate(name: str) -> str:
