@@ -90,6 +90,18 @@ def test_compiles_for_a_t4(options):
     assert compiled.fused_attentions == 2
 
 
+@pytest.mark.parametrize("name", ["plain", "no-stage1", "no-stage4", "rpe"])
+def test_model_compiles_for_a_t4(name):
+    """Whole models, where more than a block differs, and where compilers have to fold a position bias."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
+    from yolov12_plugin.benchmark.aot import compile_onnx, export_fp16
+
+    net = YOLO(f"yolov12n-{name}.yaml", verbose=False).model
+    attentions = sum(isinstance(m, y12.AAttn) for m in net.modules())
+    assert attentions in (4, 8)
+    assert compile_onnx(export_fp16(net, 160), "sm75").fused_attentions == attentions
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_counts(name):
     """Parameters and FLOPs, where the paper states them (Table 2), and those of YOLOv12 where it says they are kept."""
