@@ -25,7 +25,7 @@ def test_every_attention_is_one_kernel(name):
     model = YOLO(f"{name}.yaml", verbose=False).model
     assert sum(isinstance(m, y12.ABlock) for m in model.modules()) == MODELS[name]
     graph = export_fp16(model)
-    for capability in "sm75", "sm86", "sm89":
+    for capability in ("sm75", "sm86", "sm89") if name == "yolov12n" else ("sm75",):
         compiled = compile_onnx(graph, capability)
         print(name, capability, compiled)
         assert compiled.fused_attentions == MODELS[name]
