@@ -245,9 +245,10 @@ def position_encoding(x: Tensor) -> Tensor:
     Frequencies fall from 1 to 1/10000, as in DETR's and Ultralytics' encoders; dim is a multiple of 4.
     """
     dim, h, w = x.shape[1:]
-    frequency = 1e4 ** -(torch.arange(dim // 4, device=x.device) / (dim // 4)).view(-1, 1, 1)
-    row = frequency * torch.arange(h, device=x.device).view(1, -1, 1)
-    column = frequency * torch.arange(w, device=x.device)
+    like: dict[str, Any] = dict(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))  # of sines
+    frequency = 1e4 ** -(torch.arange(dim // 4, **like) / (dim // 4)).view(-1, 1, 1)
+    row = frequency * torch.arange(h, **like).view(1, -1, 1)
+    column = frequency * torch.arange(w, **like)
     waves = [wave.expand(-1, h, w) for angle in (row, column) for wave in (angle.sin(), angle.cos())]
     return torch.cat(waves)[None].to(x.dtype)
 
