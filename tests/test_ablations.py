@@ -20,7 +20,8 @@ from yolov12_plugin.layouts import PLUGIN_ONLY, attention_blocks, structure
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.names import CFG, find
 from yolov12_plugin.paper.ablations import ABLATIONS, ablation, ratios, rows
-from yolov12_plugin.paper.flops import Countable, counts, gflops, own_yaml
+from yolov12_plugin.paper.flops import gflops
+from yolov12_plugin.paper.networks import Countable, Measurement, counts, shipped
 
 PAPER = SHARED / "paper.txt"
 FOLDER = CFG / "models/ablations"
@@ -122,7 +123,7 @@ def test_counts(name):
 def test_what_is_counted_is_what_is_built(name):
     net = YOLO(f"{name}.yaml", verbose=False).model.fuse(verbose=False)
     assert counts(name) == (gflops(net), sum(p.numel() for p in net.parameters()))
-    assert all(p.is_meta for p in Countable(own_yaml(name)).parameters())
+    assert all(p.is_meta for p in Countable(shipped(name)).parameters())
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name[7] == "n" or "-mlp" in name])
@@ -197,7 +198,7 @@ def test_table_2_is_the_papers():
     for cell, variant in zip(printed, ABLATIONS["table2"].variants, strict=True):
         first, vanilla, aggregated, residual, scaling, converges, flops, parameters, ap = cell
         scale = first[-1:].lower() or scale
-        section = own_yaml(variant.model).get("a2c2f", {})
+        section = shipped(variant.model).get("a2c2f", {})
         default = {"n": False}.get(scale, 0.01)
         ours = section.get("residual", default)
         assert variant.scale == scale and (ours is not False) == (residual == "✓")
@@ -236,11 +237,11 @@ def test_table_5_is_the_papers():
 
 def test_measured_ratios():
     """Each variant over YOLOv12 of its scale, which is 1; networks that are the same have none."""
-    found = ratios(ABLATIONS["table5h"], imgsz=64, rounds=2)
+    found = ratios(ABLATIONS["table5h"], Measurement.of(64, rounds=2))
     assert [v.label for v in found] == [v.label for v in ABLATIONS["table5h"].variants]
     assert all(ratio == 1 for v, ratio in found.items() if v.backend == "auto") and all(r > 0 for r in found.values())
-    assert not ratios(ABLATIONS["table5c"], imgsz=64, rounds=1)
-    assert rows("5f", measure=True, imgsz=64, rounds=1)[1]["ratio"] == 1
+    assert not ratios(ABLATIONS["table5c"], Measurement.of(64, rounds=1))
+    assert rows("5f", Measurement.of(64, rounds=1))[1]["ratio"] == 1
 
 
 @pytest.mark.parametrize(

@@ -359,9 +359,14 @@ class A2C2f(nn.Module):
                     f"out differ, c1={c1} and c2={c2}: set residual=False, or give the layer {c1} channels"
                 )
         attn_options: dict[str, Any] = dict(
-            qkv_fused=qkv_fused, pe_kernel=pe_kernel, pe_bias=pe_bias, vertical=vertical
+            qkv_fused=qkv_fused,
+            pe_kernel=pe_kernel,
+            pe_bias=pe_bias,
+            vertical=vertical,
+            projection=projection,
+            norm=norm,
+            pos_embed=pos_embed,
         )
-        attn_options |= dict(projection=projection, norm=norm, pos_embed=pos_embed)
 
         self.aggregation = aggregation
         halves = 2 if aggregation == "elan" else 1

@@ -1,10 +1,13 @@
 """Tables 2, 3 and 5: each row as the paper prints it, and the model that it is here."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolov12_plugin.errors import NotRunnable, choices
 from yolov12_plugin.paper.published import TABLE3_CPU
+
+if TYPE_CHECKING:  # at the start of the command nothing that takes time is imported
+    from yolov12_plugin.paper.networks import Measurement
 
 
 @dataclass(frozen=True)
@@ -151,21 +154,19 @@ def ablation(name: str) -> Ablation:
     return ABLATIONS[f"table{key}"]
 
 
-def rows(
-    name: str, measure: bool = False, imgsz: int = 640, rounds: int = 15, device: str | None = None
-) -> list[dict[str, Any]]:
+def rows(name: str, measurement: "Measurement | None" = None) -> list[dict[str, Any]]:
     """A table's rows: FLOPs (G), parameters (M), AP (%) and latency (ms) of the paper, and what is built here.
 
-    With `measure`, `ratio` is the time of a forward pass over that of YOLOv12 itself, in one interleaved run here by
-    PyTorch; `ratio_paper` that of the paper's latency, of Table 3 its CPU's.
+    With a measurement, `ratio` is the time of a forward pass over that of YOLOv12 itself; `ratio_paper` that of the
+    paper's latency, of Table 3 its CPU's.
 
     Raises:
-        NotRunnable: as `ablation`, or the device is not there.
+        NotRunnable: as `ablation`.
     """
-    from yolov12_plugin.paper.flops import counts
+    from yolov12_plugin.paper.networks import counts
 
     table = ablation(name)
-    measured = ratios(table, imgsz, rounds, device) if measure else {}
+    measured = ratios(table, measurement) if measurement else {}
     found = []
     for variant in table.variants:
         gflops, parameters = counts(variant.model)
@@ -191,17 +192,11 @@ def rows(
     return found
 
 
-def ratios(table: Ablation, imgsz: int = 640, rounds: int = 15, device: str | None = None) -> dict[Variant, float]:
-    """Time of a forward pass of each variant over that of YOLOv12 of its scale, as `networks.Measurement` has it.
+def ratios(table: Ablation, measurement: "Measurement") -> dict[Variant, float]:
+    """Time of a forward pass of each variant over that of YOLOv12 of its scale.
 
     Variants that are the same network by the same attention (Table 5c) have none.
-
-    Raises:
-        NotRunnable: the device is not there.
     """
-    from yolov12_plugin.paper.networks import Measurement
-
-    measurement = Measurement.of(imgsz, rounds, device)
     found: dict[Variant, float] = {}
     for scale in dict.fromkeys(v.scale for v in table.variants):
         variants = {(v.model, v.backend): v for v in table.variants if v.scale == scale}

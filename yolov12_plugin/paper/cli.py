@@ -166,10 +166,10 @@ def add_figure(name: str, about: str) -> None:
         show([view], as_json, as_markdown)
 
 
-def add_ablation(name: str) -> None:
-    """The command of an ablation."""
+def add_ablations(name: str, tables: Sequence[str], about: str) -> None:
+    """The command of one ablation, or of several."""
 
-    @app.command(name, help=f"Table {name.removeprefix('table')}: {ABLATIONS[name].title}.")
+    @app.command(name, help=about)
     def command(
         measure: Measure = False,
         imgsz: Imgsz = 640,
@@ -178,7 +178,11 @@ def add_ablation(name: str) -> None:
         as_json: Json = False,
         as_markdown: Markdown = False,
     ) -> None:
-        show_ablations([name], (measure, imgsz, rounds, device), as_json, as_markdown)
+        show_ablations(tables, (measure, imgsz, rounds, device), as_json, as_markdown)
+
+
+def add_ablation(name: str) -> None:
+    add_ablations(name, [name], f"Table {name.removeprefix('table')}: {ABLATIONS[name].title}.")
 
 
 def show_ablations(names: Sequence[str], measure: tuple[Any, ...], as_json: bool, as_markdown: bool) -> None:
@@ -195,70 +199,44 @@ add_ablation("table3")
 add_table("table4", "Table 4: latency at FP32 and FP16 on three GPUs.")
 
 
-@app.command()
-def table5(
-    measure: Measure = False,
-    imgsz: Imgsz = 640,
-    rounds: Rounds = 15,
-    device: Device = None,
-    as_json: Json = False,
-    as_markdown: Markdown = False,
-) -> None:
-    """Table 5: all of 5a to 5h."""
-    show_ablations(TABLE5, (measure, imgsz, rounds, device), as_json, as_markdown)
-
-
+add_ablations("table5", TABLE5, "Table 5: all of 5a to 5h.")
 for part in TABLE5:
     add_ablation(part)
 
 
-@app.command()
-def table6(as_json: Json = False, as_markdown: Markdown = False) -> None:
-    """Table 6: AP of YOLOv12, also by size of the objects."""
-    with one_line():
-        from yolov12_plugin.paper import contents
+def add_listing(name: str, about: str) -> None:
+    """The command of a table that has no options."""
 
-        view = contents.table6()
-    show([view], as_json, as_markdown)
+    @app.command(name, help=about)
+    def command(as_json: Json = False, as_markdown: Markdown = False) -> None:
+        with one_line():
+            from yolov12_plugin.paper import contents
 
-
-@app.command()
-def table7(as_json: Json = False, as_markdown: Markdown = False) -> None:
-    """Table 7: hyperparameters, and whether the presets have them."""
-    with one_line():
-        from yolov12_plugin.paper import contents
-
-        view = contents.table7()
-    show([view], as_json, as_markdown)
+            view = getattr(contents, name)()
+        show([view], as_json, as_markdown)
 
 
+add_listing("table6", "Table 6: AP of YOLOv12, also by size of the objects.")
+add_listing("table7", "Table 7: hyperparameters, and whether the presets have them.")
 add_figure("figure1", "Figure 1: AP against latency and FLOPs.")
 
 
-@app.command()
-def figure2(
-    out: Annotated[Path, typer.Option(help="The picture.")] = Path("figure2.png"), as_json: Json = False
-) -> None:
-    """Figure 2: area attention."""
-    draw_diagram("figure2", out, as_json)
+def add_diagram(name: str, about: str) -> None:
+    """The command of a figure that is drawn from runs of modules."""
+
+    @app.command(name, help=about)
+    def command(
+        out: Annotated[Path, typer.Option(help="The picture.")] = Path(f"{name}.png"), as_json: Json = False
+    ) -> None:
+        with one_line(), status(f"{name} ..."):
+            from yolov12_plugin.paper import diagrams, pictures
+
+            pictures.write(getattr(diagrams, name), out)
+        typer.echo(json.dumps({"picture": str(out)}, indent=2) if as_json else str(out))
 
 
-@app.command()
-def figure3(
-    out: Annotated[Path, typer.Option(help="The picture.")] = Path("figure3.png"), as_json: Json = False
-) -> None:
-    """Figure 3: R-ELAN and the blocks that it is compared with."""
-    draw_diagram("figure3", out, as_json)
-
-
-def draw_diagram(name: str, out: Path, as_json: bool) -> None:
-    with one_line(), status(f"{name} ..."):
-        from yolov12_plugin.paper import diagrams, pictures
-
-        pictures.write(getattr(diagrams, name), out)
-    typer.echo(json.dumps({"picture": str(out)}, indent=2) if as_json else str(out))
-
-
+add_diagram("figure2", "Figure 2: area attention.")
+add_diagram("figure3", "Figure 3: R-ELAN and the blocks that it is compared with.")
 add_figure("figure4", "Figure 4: AP against parameters and latency on CPUs.")
 
 

@@ -115,8 +115,7 @@ def vary(name: str, measurement: Measurement | None = None) -> View:
         NotRunnable: there is no such table.
     """
     table = ablations.ablation(name)
-    options = {"measure": True, **vars(measurement)} if measurement else {}
-    rows = [{"table": table.name, **row} for row in ablations.rows(table.name, **options)]
+    rows = [{"table": table.name, **row} for row in ablations.rows(table.name, measurement)]
     columns = {
         "variant": "Variant",
         "model": "Model",

@@ -5,7 +5,6 @@ from itertools import groupby
 from typing import Any
 
 import torch
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -19,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel
 
-from yolov12_plugin.names import CFG
 from yolov12_plugin.nn.attention import attention_backend
 from yolov12_plugin.nn.modules import AAttn
 from yolov12_plugin.paper.graph import ARITHMETIC, INPUT, OUTPUT, Edge, Node, record
+from yolov12_plugin.paper.networks import shipped
 from yolov12_plugin.paper.placement import place
 
 AREAS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#17a2b8", "#c9a227", "#9c755f", "#7f7f7f")
@@ -85,8 +84,7 @@ def layers(scale: str, **options: Any) -> Any:
 
 
 def build(scale: str, **options: Any) -> DetectionModel:
-    rows = yaml.safe_load((CFG / "models/yolov12.yaml").read_text(encoding="utf-8"))  # whatever is in the folder
-    return DetectionModel(rows | {"scale": scale, "a2c2f": options}, verbose=False)
+    return DetectionModel(shipped(f"yolov12{scale}") | {"a2c2f": options}, verbose=False)
 
 
 @torch.enable_grad()

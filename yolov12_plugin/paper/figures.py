@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from yolov12_plugin.benchmark.results import Results, by_setup
-from yolov12_plugin.paper.flops import Countable
-from yolov12_plugin.paper.networks import shipped
+from yolov12_plugin.paper.networks import Countable, shipped
 from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, Detector, detector
+from yolov12_plugin.probe import STAGE, third_stage
 
 STYLES = {  # colour and marker of each family, in the order in which they are drawn
     "YOLOv6-3.0": ("#9c755f", "v"),
@@ -29,7 +29,7 @@ STYLES = {  # colour and marker of each family, in the order in which they are d
     "YOLOv12": ("#e3000f", "o"),
 }
 DASHES = [(0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 3))]  # one for each setup that was measured
-XS, STAGE = ("yolov10x", "yolo11x", "yolov12x"), 16  # of Figure 5: models, and the stride of the third stage
+XS = ("yolov10x", "yolo11x", "yolov12x")  # of Figure 5
 HEATMAP = f"yolov12 heatmap {' '.join(f'{name}.pt' for name in XS)}"
 PAPER_T4 = "paper: T4, TensorRT FP16"
 PAPER_CPU = "paper: Intel Core i7-10700K, without FlashAttention"
@@ -192,13 +192,12 @@ def figure5() -> list[dict[str, Any]]:
     table = []
     for row in TABLE1:
         if row.name in XS:
-            rows = shipped(row.name)
-            net, x = Countable(rows).eval(), torch.zeros(1, 3, 64, 64, device="meta")
+            net, x = Countable(shipped(row.name)).eval(), torch.zeros(1, 3, 64, 64, device="meta")
             shapes = []
-            for m in net.model[: len(rows["backbone"])]:
+            for m in net.model[: len(net.yaml["backbone"])]:
                 x = m(x)
                 shapes.append(x.shape)
-            layer = max(i for i, shape in enumerate(shapes) if shape[-1] == 64 // STAGE)
+            layer: Any = third_stage(net, {i: 64 // shape[-1] for i, shape in enumerate(shapes)})
             module = type(net.model[layer]).__name__
             about = {"model": row.method, "name": row.name, "layer": layer, "module": module}
             table.append(about | {"channels": shapes[layer][1], "stride": STAGE, "heatmap": f"{HEATMAP} SOURCE"})

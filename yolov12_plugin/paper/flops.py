@@ -1,41 +1,7 @@
 """FLOPs as the paper and the authors' releases count them."""
 
-import functools
-import re
-from typing import Any
-
 import torch
-import yaml
 from torch import Tensor, nn
-from ultralytics.nn import tasks
-from ultralytics.nn.tasks import BaseModel
-
-from yolov12_plugin.names import CFG
-
-
-def own_yaml(name: str) -> dict[str, Any]:
-    """What the plugin's own YAML says of a model of a name as yolov12n-elan, whatever the working directory has."""
-    stem, scale = re.sub("^yolov12.", "yolov12", name), name[len("yolov12")]
-    file = next((CFG / "models").rglob(f"{stem}.yaml"))
-    return yaml.safe_load(file.read_text(encoding="utf-8")) | {"scale": scale, "yaml_file": str(file)}
-
-
-class Countable(BaseModel):
-    """The layers of a detector without their values: to be counted, which then takes no time, not to detect."""
-
-    def __init__(self, d: dict[str, Any]):
-        super().__init__()
-        with torch.device("meta"):
-            self.model, self.save = tasks.parse_model(d, ch=3, verbose=False)
-        head = self.model[-1]
-        head.stride = torch.ones(head.nl)  # what makes boxes needs values
-
-
-@functools.cache
-def counts(name: str) -> tuple[float, int]:
-    """GFLOPs at 640 pixels and parameters of a fused detector of the plugin, by its name."""
-    net = Countable(own_yaml(name)).eval().fuse(verbose=False)
-    return gflops(net), sum(p.numel() for p in net.parameters())
 
 
 @torch.no_grad()

@@ -8,32 +8,44 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn import tasks
+from ultralytics.nn.tasks import BaseModel, DetectionModel
 from ultralytics.utils import ROOT
 
 from yolov12_plugin.benchmark.bench import pick_options
 from yolov12_plugin.benchmark.timing import interleave, ratios
 from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.names import CFG
 from yolov12_plugin.nn.attention import attention_backend
-from yolov12_plugin.paper.flops import Countable, counts, gflops, own_yaml
+from yolov12_plugin.paper.flops import gflops
 
 K = TypeVar("K")
 
 
 def shipped(name: str) -> dict[str, Any]:
-    """The YAML of a detector of the plugin or of Ultralytics, whatever the working directory has."""
-    if name.startswith("yolov12"):
-        return own_yaml(name)
-    stems = name, re.sub(r"(?<=\d)[a-z]$", "", name)
-    file = next(file for stem in stems for file in (ROOT / "cfg/models").rglob(f"{stem}.yaml"))
-    return yaml.safe_load(file.read_text(encoding="utf-8")) | {"scale": name[-1], "yaml_file": str(file)}
+    """The YAML of a detector of the plugin or of Ultralytics, as yolov12n-elan, whatever the working directory has."""
+    folder = (CFG if name.startswith("yolov12") else ROOT / "cfg") / "models"
+    scale = re.sub(r"^\D+\d+([a-z]).*", r"\1", name)
+    stems = name, re.sub(r"^(\D+\d+)[a-z]", r"\1", name)  # YOLOv9 and YOLOv10 have a YAML for each scale
+    file = next(file for stem in stems for file in folder.rglob(f"{stem}.yaml"))
+    return yaml.safe_load(file.read_text(encoding="utf-8")) | {"scale": scale, "yaml_file": str(file)}
+
+
+class Countable(BaseModel):
+    """The layers of a detector without their values: to be counted, which then takes no time, not to detect."""
+
+    def __init__(self, d: dict[str, Any]):
+        super().__init__()
+        self.yaml = d
+        with torch.device("meta"):
+            self.model, self.save = tasks.parse_model(d, ch=3, verbose=False)
+        head = self.model[-1]
+        head.stride = torch.ones(head.nl)  # what makes boxes needs values
 
 
 @functools.cache
-def size(name: str) -> tuple[float, int]:
+def counts(name: str) -> tuple[float, int]:
     """GFLOPs at 640 pixels and parameters of a fused detector of the plugin or of Ultralytics, by its name."""
-    if name.startswith("yolov12"):
-        return counts(name)
     net = Countable(shipped(name)).eval()
     with torch.device("meta"):  # YOLOv9 makes new convolutions
         net.fuse(verbose=False)

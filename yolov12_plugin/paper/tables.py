@@ -9,7 +9,7 @@ from yolov12_plugin.benchmark.results import Results, ResultsError, Row, by_setu
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.paper import published
 from yolov12_plugin.paper.ablations import train_command
-from yolov12_plugin.paper.networks import size
+from yolov12_plugin.paper.networks import counts
 from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, TABLE4, TABLE7, Detector, Speed, ours
 from yolov12_plugin.presets import FOLDER, SCALES, read
 
@@ -50,14 +50,10 @@ def table1(results: Sequence[Results] = (), *, every: bool = True, build: bool =
     setups = {f"{setup}, {precision}": rows for (setup, precision), rows in by_setup(results).items()}
     over_base = ratios(results)
     table = []
-    for paper, name, row in beside(TABLE1, setups.values(), every):
-        gflops, parameters = sizes(name, row, build and paper is not None)
+    for paper, name, about, parameters in beside(TABLE1, setups.values(), every, build):
         table.append(
             {
-                "model": paper.method if paper else name,
-                "name": name,
-                "gflops_paper": paper and paper.gflops,
-                "gflops": gflops,
+                **about,
                 "params_m_paper": paper and paper.parameters_m,
                 "params_m": parameters,
                 "ap_paper": paper and paper.ap,
@@ -91,14 +87,10 @@ def table4(results: Sequence[Results] = (), *, every: bool = True, build: bool =
     over_base = ratios(results)
     base = next(row for row in TABLE4 if row.name == BASE)
     table = []
-    for paper, name, row in beside(TABLE4, setups.values(), every):
-        gflops, parameters = sizes(name, row, build and paper is not None)
+    for paper, name, about, parameters in beside(TABLE4, setups.values(), every, build):
         table.append(
             {
-                "model": paper.method if paper else name,
-                "name": name,
-                "gflops_paper": paper and paper.gflops,
-                "gflops": gflops,
+                **about,
                 "params_m": parameters,
                 **{f"{gpu}_ms_paper": paper and dict(zip(("fp32", "fp16"), getattr(paper, gpu))) for gpu in GPUS},
                 "ratio_paper": paper and {gpu: over(getattr(paper, gpu)[0], getattr(base, gpu)[0]) for gpu in GPUS},
@@ -112,21 +104,25 @@ def table4(results: Sequence[Results] = (), *, every: bool = True, build: bool =
 
 
 def beside(
-    printed: Sequence[Detector | Speed], measured: Iterable[Mapping[str, Row]], every: bool
-) -> Iterator[tuple[Any, Any, Row | None]]:
-    """The paper's rows, and measured models that are none of them: row of the paper, name, measured row."""
+    printed: Sequence[Detector | Speed], measured: Iterable[Mapping[str, Row]], every: bool, build: bool
+) -> Iterator[tuple[Any, Any, dict[str, Any], float | None]]:
+    """The paper's rows, and measured models that are none of them: row of the paper, name, names and FLOPs, parameters.
+
+    FLOPs (G) and parameters (M) are those built here, of what is not in the paper, or without `build`, as measured.
+    """
     found = {name: row for rows in measured for name, row in rows.items()}
     names = {row.name for row in printed}
-    for paper in printed:
-        if every or paper.name in found or paper.name in OURS:
-            yield paper, paper.name, found.get(paper.name or "")
-    yield from ((None, name, row) for name, row in found.items() if name not in names)
+    shown = [(row, row.name) for row in printed if every or row.name in found or row.name in OURS]
+    for paper, name in [*shown, *((None, name) for name in found if name not in names)]:
+        gflops, parameters = sizes(name, found.get(name or ""), build and paper is not None)
+        about = {"model": paper.method if paper else name, "name": name, "gflops_paper": paper and paper.gflops}
+        yield paper, name, about | {"gflops": gflops}, parameters
 
 
 def sizes(name: str | None, row: Row | None, build: bool) -> tuple[float | None, float | None]:
     """FLOPs (G) and parameters (M) as built here, else as measured, to a decimal as the paper's."""
     if build and name:
-        gflops, parameters = size(name)
+        gflops, parameters = counts(name)
         return round(gflops, 1), round(parameters / 1e6, 1)
     return (round(row.gflops, 1), round(row.parameters / 1e6, 1)) if row else (None, None)
 
