@@ -8,10 +8,11 @@ import argparse
 import json
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,32 @@ def synchronized(run: Callable[[], object], device: torch.device) -> Callable[[]
     return call
 
 
-def candidates(scale: str, backends: list[str], against: list[str]) -> dict[str, tuple[str, str]]:
-    """Model YAML and attention backend of everything that is compared, stock first."""
-    stock = {f"yolo12{scale}, stock": (f"yolo12{scale}.yaml", "auto")}
-    ours = {f"yolov12{scale}, {backend}": (f"yolov12{scale}.yaml", backend) for backend in backends}
-    return stock | ours | {f"{name}{scale}": (f"{name}{scale}.yaml", "auto") for name in against}
+class Candidate(NamedTuple):
+    """What is compared: a model YAML, and how its attention is computed."""
+
+    yaml: str
+    backend: str = "auto"
+    checkpointing: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    @contextmanager
+    def choices(self) -> Iterator[None]:
+        with y12.attention_backend(self.backend), y12.checkpointing(self.checkpointing):
+            yield
+
+
+def candidates(scale: str, backends: list[str], against: list[str], training: bool = False) -> dict[str, Candidate]:
+    """Everything that is compared, stock first."""
+    name = f"yolov12{scale}"
+    stock = {f"yolo12{scale}, stock": Candidate(f"yolo12{scale}.yaml")}
+    ours = {f"{name}, {backend}": Candidate(f"{name}.yaml", backend) for backend in backends}
+    if training:
+        ours[f"{name}, checkpointing"] = Candidate(f"{name}.yaml", checkpointing=True)
+    else:
+        for build in f"yolo12{scale}", name:
+            last = Candidate(f"{build}.yaml", memory_format=torch.channels_last)
+            ours[f"{build}, channels last"] = last
+    return stock | ours | {f"{other}{scale}": Candidate(f"{other}{scale}.yaml") for other in against}
 
 
 def build(yaml: str) -> DetectionModel:
@@ -82,14 +104,14 @@ def training(scale: str, imgsz: int, batch: int, device: torch.device, rounds: i
         "bboxes": torch.rand(8 * batch, 4, device=device) * 0.3 + 0.2,
     }
     runs, peaks = {}, {}
-    for name, (yaml, backend) in candidates(scale, **names).items():
-        model = build(yaml).to(device).train()
+    for name, candidate in candidates(scale, training=True, **names).items():
+        model = build(candidate.yaml).to(device).train()
         model.args = get_cfg()
         optimizer = torch.optim.SGD(model.parameters(), 1e-4)
 
-        def step(model=model, optimizer=optimizer, backend=backend) -> None:
+        def step(model=model, optimizer=optimizer, candidate=candidate) -> None:
             optimizer.zero_grad()
-            with y12.attention_backend(backend), torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
+            with candidate.choices(), torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
                 loss, _ = model(data)
             loss.sum().backward()
             optimizer.step()
@@ -114,12 +136,14 @@ def inference(scale: str, imgsz: int, batch: int, device: torch.device, rounds: 
     runs: dict[str, dict[str, Callable[[], object]]] = {}
     floors = {}
     peak = roofs(device, dtype)
-    for name, (yaml, backend) in candidates(scale, **names).items():
-        model = build(yaml).eval().fuse(verbose=False).to(device, dtype)
+    for name, candidate in candidates(scale, **names).items():
+        model = build(candidate.yaml).eval().fuse(verbose=False).to(device, dtype)
+        model = model.to(memory_format=candidate.memory_format)
+        given = image.to(memory_format=candidate.memory_format)
 
-        def forward(model=model, backend=backend) -> object:
-            with y12.attention_backend(backend), torch.inference_mode():
-                return model(image)
+        def forward(model=model, candidate=candidate, given=given) -> object:
+            with candidate.choices(), torch.inference_mode():
+                return model(given)
 
         forward()
         with FlopCounterMode(display=False) as flops, Traffic() as traffic:
@@ -133,7 +157,7 @@ def inference(scale: str, imgsz: int, batch: int, device: torch.device, rounds: 
         }
         runs.setdefault("eager", {})[name] = synchronized(forward, device)
         if device.type == "cuda":
-            if backend != "flash":  # no part of a compiled graph
+            if candidate.backend != "flash":  # no part of a compiled graph
                 runs.setdefault("compiled", {})[name] = synchronized(partial(forward, torch.compile(model)), device)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
@@ -174,9 +198,9 @@ def times(seconds: dict[str, list[float]], **about: Any) -> list[dict]:
 def memory(scale: str, imgsz: int, backends: list[str], **_: Any) -> list[dict]:
     """Rows of the bytes that a forward pass of one image keeps for gradients."""
     image, rows = torch.rand(1, 3, imgsz, imgsz), []
-    for name, (yaml, backend) in candidates(scale, backends, []).items():
-        with y12.attention_backend(backend):
-            kept = saved_bytes(build(yaml).train(), image)
+    for name, candidate in candidates(scale, backends, [], training=True).items():
+        with candidate.choices():
+            kept = saved_bytes(build(candidate.yaml).train(), image)
         rows.append(
             {"what": "kept for gradients", "imgsz": imgsz, "batch": 1, "model": name, "mb": round(kept / 1e6, 1)}
         )

@@ -54,7 +54,7 @@ def block(**options):
                 tensor.copy_(torch.rand_like(tensor) + 0.5 if "running_var" in name else torch.randn_like(tensor) * 0.2)
     for m in made.modules():
         if isinstance(m, y12.AAttn):
-            m.fuse()
+            m.fuse("onnx")
     return made
 
 

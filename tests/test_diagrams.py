@@ -62,7 +62,7 @@ def test_receptive_field_of_other_builds(options):
 
 def test_receptive_field_of_a_fused_attention():
     attn = AAttn(64, 2, 3).eval()
-    attn.fuse()
+    attn.fuse("onnx")
     assert torch.equal(receptive_field(attn, 4, 5), field_of(parts(4, 5, 3, False), 20))
 
 

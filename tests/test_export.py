@@ -31,7 +31,7 @@ def build(**options):
             p.copy_(torch.randn_like(p) * 0.2)
     for m in block.modules():
         if isinstance(m, y12.AAttn):
-            m.fuse()
+            m.fuse("onnx")
     return block
 
 

@@ -337,7 +337,6 @@ def test_gradients_flow(model):
     assert values.shape == (160, 160) and values.max() > 0.99 and values.min() < 0.1
     if model == "yolov12n":
         probe.net.fuse(verbose=False)
-        assert "packed" in attentions(probe.module)[0]._modules
         assert gradcam(probe, x.clone()) == pytest.approx(values, abs=0.02)
 
 

@@ -9,6 +9,7 @@ _MODULES = {
     "checkpoints": ("convert",),
     "guard": ("TrainingGuard",),
     "nn.attention": ("attention_backend",),
+    "nn.checkpointing": ("checkpointing",),
     "nn.modules": ("A2C2f", "AAttn", "ABlock"),
     "presets": ("preset",),
     "registry": ("is_registered", "register", "unregister"),

@@ -226,25 +226,26 @@ def attention_rows(device: str, name: str) -> list[dict[str, str]]:
     from yolov12_plugin.nn import attention
     from yolov12_plugin.nn.modules import HEAD_DIM
 
-    rows = []
+    rows, selected = [], attention.attention_backend.current()
     for dtype in torch.float32, torch.float16, torch.bfloat16:
-        backend, why = attention.selected, "selected"
-        if attention.selected not in ("sdpa", "math"):
+        backend, why = selected, "selected"
+        if selected not in ("sdpa", "math"):
             try:
                 case = attention.Case.of(torch.empty(1, 1, 1, HEAD_DIM, device=device, dtype=dtype))
-                backend = attention.choose(attention.selected, case)
+                backend = attention.choose(selected, case)
                 why = attention.find_flash(case)[1]
             except (ImportError, RuntimeError, ValueError) as e:
                 backend, why = "none", str(e)
         row = {"device": device, "name": name, "dtype": str(dtype).removeprefix("torch.")}
-        rows.append(row | {"selected": attention.selected, "backend": backend, "why": why})
+        rows.append(row | {"selected": selected, "backend": backend, "why": why})
     return rows
 
 
 def attention_backends(rows: list[dict[str, str]], devices: list[dict[str, Any]]) -> list[Finding]:
     """Which backends compute attention; those that are selected and fail, and FlashAttentions left aside."""
-    from yolov12_plugin.nn.attention import BACKENDS, FLASH, selected
+    from yolov12_plugin.nn.attention import BACKENDS, FLASH, attention_backend
 
+    selected = attention_backend.current()
     if selected not in BACKENDS:
         what = f"YOLO12_ATTENTION={selected} is unknown: every YOLOv12 fails"
         return [Finding("warning", what, choices(selected, BACKENDS, "values"))]

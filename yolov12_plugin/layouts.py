@@ -148,7 +148,6 @@ def express(attn: AAttn, qkv_fused: bool, pe_kernel: int, pe_bias: bool) -> list
         raise ValueError(f"a perceiver of {now['pe_kernel']}x{now['pe_kernel']} is no {pe_kernel}x{pe_kernel} one")
 
     changes = []
-    attn._modules.pop("packed", None)
     if qkv_fused != now["qkv_fused"]:
         # Channels [q, k, v], each by heads -> channels per head [q, k, v]
         order = torch.arange(3 * attn.all_head_dim).view(3, attn.num_heads, attn.head_dim).transpose(0, 1).flatten()

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from yolov12_plugin import autoload, names
+from yolov12_plugin.switches import is_on
 
 LOGGER = logging.getLogger("yolov12_plugin")
 
@@ -60,14 +61,11 @@ PATCHES = (
     Patch("ultralytics.nn.tasks:BaseModel", "load", "yolov12_plugin.registry:load_other_layouts",
           "weights are converted where that is exact, and what does not fit is said",
           wrapper=True),
-    Patch("ultralytics.nn.tasks:BaseModel", "fuse", "yolov12_plugin.registry:fuse_attention",
-          "fusing a model re-parameterises its attention too",
-          wrapper=True),
     Patch("ultralytics.utils.callbacks.base", "get_default_callbacks", "yolov12_plugin.registry:add_guard",
           "YOLO12_GUARD=1 guards trainings",
           wrapper=True, reexports=("ultralytics.utils.callbacks",)),
-    Patch("ultralytics.utils.callbacks.base", "add_integration_callbacks", "yolov12_plugin.registry:add_benchmark",
-          "YOLO12_BENCH=1 verifies and times what is exported",
+    Patch("ultralytics.utils.callbacks.base", "add_integration_callbacks", "yolov12_plugin.registry:prepare_exports",
+          "an export's copy of a model gets the attention that its format takes; YOLO12_BENCH=1 verifies and times it",
           wrapper=True, reexports=("ultralytics.utils.callbacks",)),
 )
 # fmt: on
@@ -166,28 +164,13 @@ def load_other_layouts(stock: Callable) -> Callable:
     return load
 
 
-def fuse_attention(stock: Callable) -> Callable:
-    """Fuse the attention of a model when Ultralytics fuses its convolutions."""
-    from yolov12_plugin.nn.modules import AAttn
-
-    @functools.wraps(stock)
-    def fuse(self, *args, **kwargs):
-        stock(self, *args, **kwargs)
-        for m in self.modules():
-            if isinstance(m, AAttn):
-                m.fuse()
-        return self
-
-    return fuse
-
-
 def add_guard(stock: Callable) -> Callable:
     """Give models and trainers the guard where YOLO12_GUARD asks for it, in every process of a training."""
 
     @functools.wraps(stock)
     def get_default_callbacks():
         callbacks = stock()
-        if _asked_for("YOLO12_GUARD"):
+        if is_on("YOLO12_GUARD"):
             from yolov12_plugin.guard import TrainingGuard
 
             TrainingGuard().attach(SimpleNamespace(callbacks=callbacks))
@@ -196,23 +179,31 @@ def add_guard(stock: Callable) -> Callable:
     return get_default_callbacks
 
 
-def add_benchmark(stock: Callable) -> Callable:
-    """Give an exporter the benchmark's callbacks where YOLO12_BENCH asks for them."""
+def prepare_exports(stock: Callable) -> Callable:
+    """Have an exporter prepare the attention of its copy of the model, and benchmark it where YOLO12_BENCH asks."""
 
     @functools.wraps(stock)
     def add_integration_callbacks(instance):
         stock(instance)
-        if _asked_for("YOLO12_BENCH") and hasattr(instance, "export_engine"):
+        if not hasattr(instance, "export_engine"):
+            return
+        start, end = (instance.callbacks[f"on_export_{event}"] for event in ("start", "end"))
+        if prepare_export not in start:  # a model keeps its callbacks from export to export
+            start.insert(0, prepare_export)
+        if is_on("YOLO12_BENCH"):
             from yolov12_plugin.benchmark.hook import TensorRTBenchmark
 
-            if not any(isinstance(c, TensorRTBenchmark) for c in instance.callbacks["on_export_end"]):
-                TensorRTBenchmark(exits=True).attach(instance)  # a model keeps its callbacks from export to export
+            if not any(isinstance(c, TensorRTBenchmark) for c in end):
+                TensorRTBenchmark(exits=True).attach(instance)
 
     return add_integration_callbacks
 
 
-def _asked_for(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() not in ("", *autoload.OFF)
+def prepare_export(exporter: Any) -> None:
+    """Give the exporter's fused copy of a model the form of attention that its format takes."""
+    from yolov12_plugin.nn.modules import fuse_attention
+
+    fuse_attention(exporter.model, exporter.args.format)
 
 
 def spec_that_registers(name: str, path: Any, target: Any) -> ModuleSpec | None:

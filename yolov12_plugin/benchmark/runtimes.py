@@ -22,6 +22,7 @@ from yolov12_plugin.benchmark.machine import cores
 from yolov12_plugin.benchmark.tensorrt import Engine, load
 from yolov12_plugin.benchmark.timing import wall
 from yolov12_plugin.errors import NotRunnable, first_line
+from yolov12_plugin.nn.modules import fuse_attention
 
 PRECISION_OF = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int8: "int8"}
 
@@ -49,6 +50,7 @@ def exportable(
     if getattr(net.model[-1], "one2one_cv2", None) is not None:
         net.model[-1].end2end = end2end
     net = net.fuse(verbose=False).eval()
+    fuse_attention(net, format)
     for m in net.modules():
         if hasattr(m, "export"):
             m.export, m.format = True, format

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from yolov12_plugin.switches import Switch
 
 LOGGER = logging.getLogger("ultralytics")  # says its lines where and when Ultralytics says its own
 
 BACKENDS = ("auto", "flash", "sdpa", "math")
-
-selected = os.environ.get("YOLO12_ATTENTION", "auto")  # `attention_backend` changes it
 
 is_compiling = getattr(torch.compiler, "is_compiling", torch._utils.is_compiling)  # public from PyTorch 2.3 on
 
@@ -54,10 +55,10 @@ class Case(NamedTuple):
     def of(cls, q: Tensor) -> "Case":
         capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
         deterministic = torch.are_deterministic_algorithms_enabled()
-        return cls(q.device, q.dtype, q.shape[-1], capability, deterministic, _is_recorded())
+        return cls(q.device, q.dtype, q.shape[-1], capability, deterministic, is_recorded())
 
 
-class attention_backend:
+class attention_backend(Switch):
     """Select the backend of every attention in this process, from here on or within a `with` block.
 
     auto: math in an ONNX export, whose compilers recognise it; flash where it is installed, made for the GPU and in
@@ -70,17 +71,11 @@ class attention_backend:
         ImportError: the backend is not installed.
     """
 
+    default = os.environ.get("YOLO12_ATTENTION", "auto")
+
     def __init__(self, name: str):
-        global selected
         _check(name)
-        self.previous, selected = selected, name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exc: object) -> None:
-        global selected
-        selected = self.previous
+        super().__init__(name)
 
 
 def attention(
@@ -96,29 +91,75 @@ def attention(
     Shapes: q, k, v and the result (B, heads, N, head_dim), contiguous in head_dim: fused kernels refuse anything else,
     and PyTorch then falls back to the N x N map without a word. `scale` defaults to head_dim ** -0.5, `backend` to what
     `attention_backend` selected. `bias` (B or 1, heads, N, N) is added to the scaled products; flash-attn takes none.
+    It is differentiable as often as the plain formula is, by whatever backend it was computed.
 
     Raises:
         ValueError: no such backend.
         ImportError: the backend is not installed.
         RuntimeError: the backend cannot compute this device, dtype or head_dim; never with auto.
     """
-    name = backend or selected
+    if torch.jit.is_scripting():
+        return F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+    else:  # not compiled by torch.jit.script
+        return _by_backend(q, k, v, scale, backend or attention_backend.current(), bias)
+
+
+def _by_backend(q: Tensor, k: Tensor, v: Tensor, scale: float | None, name: str, bias: Tensor | None) -> Tensor:
+    recorded = is_recorded()
+    flash = None
     if name == "auto" and torch.onnx.is_in_onnx_export():
         name = "math"
-    elif name == "auto" and _is_recorded():
+    elif name == "auto" and recorded:
         name = "sdpa"
     elif name not in ("sdpa", "math"):
         case = Case.of(q)._replace(biased=bias is not None)
         name = choose(name, case)
-        if name == "flash":
-            return find_flash(case)[0](q, k, v, scale)
-    if name == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+        flash = find_flash(case)[0]
+    if name == "math" or (not recorded and is_transformed(q, k, v)):
+        return _formula(q, k, v, scale, bias)
+    out = flash(q, k, v, scale) if flash else F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+    if out.requires_grad and not recorded:
+        out = _TwiceDifferentiable.apply(out, q, k, v, scale, bias)
+    return out
+
+
+def _formula(q: Tensor, k: Tensor, v: Tensor, scale: float | None, bias: Tensor | None) -> Tensor:
     # Compilers recognise attention as MatMul, Softmax, MatMul with the scale applied before the first.
     if scale != 1:
         q = q * (scale or q.shape[-1] ** -0.5)
     products = q @ k.transpose(-2, -1)
     return (products if bias is None else products + bias).softmax(-1) @ v
+
+
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether a transform of `torch.func` or forward-mode differentiation is at work, which fused kernels know not."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+class _TwiceDifferentiable(torch.autograd.Function):
+    """The result of a fused kernel, with gradients of the plain formula where a graph of them is built.
+
+    Fused kernels have no second derivative. What is kept for it, q, k and v, the kernel keeps already.
+    """
+
+    @staticmethod
+    def forward(ctx, out, q, k, v, scale, bias):
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.scale = scale
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx, grad):
+        if not torch.is_grad_enabled():
+            return grad, None, None, None, None, None
+        q, k, v, bias = ctx.saved_tensors
+        wanted = [t for t in (q, k, v, bias) if t is not None and t.requires_grad]
+        found = torch.autograd.grad(_formula(q, k, v, ctx.scale, bias), wanted, grad, create_graph=True)
+        grads = iter(found)
+        dq, dk, dv, dbias = (next(grads) if t is not None and t.requires_grad else None for t in (q, k, v, bias))
+        return None, dq, dk, dv, None, dbias
 
 
 @functools.cache
@@ -208,7 +249,8 @@ def _results(function: Callable[..., Tensor], qkvg: Tensor) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
 
 
-def _is_recorded() -> bool:
+def is_recorded() -> bool:
+    """Whether a graph is made of what runs, to be exported or compiled."""
     return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or is_compiling()
 
 
@@ -244,12 +286,12 @@ def position_encoding(x: Tensor) -> Tensor:
 
     Frequencies fall from 1 to 1/10000, as in DETR's and Ultralytics' encoders; dim is a multiple of 4.
     """
-    dim, h, w = x.shape[1:]
-    like: dict[str, Any] = dict(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))  # of sines
-    frequency = 1e4 ** -(torch.arange(dim // 4, **like) / (dim // 4)).view(-1, 1, 1)
-    row = frequency * torch.arange(h, **like).view(1, -1, 1)
-    column = frequency * torch.arange(w, **like)
-    waves = [wave.expand(-1, h, w) for angle in (row, column) for wave in (angle.sin(), angle.cos())]
+    _, dim, h, w = x.shape
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32  # of sines
+    frequency = 1e4 ** -(torch.arange(dim // 4, device=x.device, dtype=dtype) / (dim // 4)).view(-1, 1, 1)
+    row = frequency * torch.arange(h, device=x.device, dtype=dtype).view(1, -1, 1)
+    column = frequency * torch.arange(w, device=x.device, dtype=dtype)
+    waves = [wave.expand(-1, h, w) for wave in (row.sin(), row.cos(), column.sin(), column.cos())]
     return torch.cat(waves)[None].to(x.dtype)
 
 
@@ -258,81 +300,161 @@ def offsets(h: int, w: int, like: Tensor) -> Tensor:
 
     Shapes: (2H-1, 2W-1, 2), for offsets of -(H-1), ..., H-1 and -(W-1), ..., W-1; the dtype and device are `like`'s.
     """
-    steps = (torch.arange(1 - n, n, device=like.device) for n in (h, w))
-    apart = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1).to(like.dtype)
+    rows, columns = torch.arange(1 - h, h, device=like.device), torch.arange(1 - w, w, device=like.device)
+    apart = torch.stack(torch.meshgrid([rows, columns], indexing="ij"), dim=-1).to(like.dtype)
     return apart.sign() * torch.log2(1 + apart.abs()) / 3
 
 
-class RelativeBias(NamedTuple):
+def relative_bias(table: Tensor, areas: int, n: int, start: int = 0) -> Tensor:
     """What is added to the product of two tokens of a map by how far they are apart (Table 5e's RPE).
 
-    `table` (heads, 2H-1, 2W-1) holds it by offset in rows and columns; the tokens asked for are those from `start` on.
+    `table` (heads, 2H-1, 2W-1) holds it by offset in rows and columns; the tokens are those from `start` on.
+
+    Shapes: (areas, heads, n, n), or (1, heads, n, n) where the areas are whole rows, and so alike.
     """
-
-    table: Tensor
-    start: int = 0
-
-    def of(self, areas: int, n: int) -> Tensor:
-        """(areas, heads, n, n), or (1, heads, n, n) where the areas are whole rows, and so alike."""
-        h, w = ((size + 1) // 2 for size in self.table.shape[1:])
-        token = torch.arange(areas * n, device=self.table.device).view(areas, n) + self.start
-        if n % w == 0 and not torch.onnx.is_in_onnx_export():  # a graph may run at other sizes
-            token = token[:1]
-        row, column = token // w, token % w
-        bias = self.table[:, row[:, :, None] - row[:, None] + h - 1, column[:, :, None] - column[:, None] + w - 1]
-        return bias.transpose(0, 1)
+    h, w = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
+    token = torch.arange(areas * n, device=table.device).view(areas, n) + start
+    if n % w == 0 and not _takes_maps(None):  # a graph may run at other sizes
+        token = token[:1]
+    row, column = token // w, token % w
+    bias = table[:, row[:, :, None] - row[:, None] + h - 1, column[:, :, None] - column[:, None] + w - 1]
+    return bias.transpose(0, 1)
 
 
 def area_attention(
-    qkv: Tensor, heads: int, area: int = 1, scale: float | None = None, bias: RelativeBias | None = None
+    qkv: Tensor,
+    heads: int,
+    area: int = 1,
+    scale: float | None = None,
+    v: Tensor | None = None,
+    by_head: bool = False,
+    vertical: bool = False,
+    table: Tensor | None = None,
+    format: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention within each of `area` equal parts of a map's H·W tokens (paper 3.2), and the values themselves.
+    """Attention within each of `area` equal parts of a map's H·W tokens (paper 3.2), and the values as a map.
 
-    Shapes: qkv (B, 3·dim, H, W), channels [q, k, v], each by heads; the result and v (B, dim, H, W). Nothing of a
-    channels-last map is copied. Where H·W is not a multiple of `area` the parts are those of `torch.tensor_split`: the
-    first H·W % area of them hold one token more than the others; where H·W < area each token is a part of its own.
-    `scale` defaults to head_dim ** -0.5.
+    The channels of `qkv` are [q, k, v], each by heads, or with `by_head` per head [q, k, v]; where `v` is given they
+    are [q, k]. Tokens are those of the rows, one row after the other, or with `vertical` of the columns. Where H·W is
+    not a multiple of `area` the parts are those of `torch.tensor_split`: the first H·W % area of them hold one token
+    more than the others; where H·W < area each token is a part of its own. `scale` defaults to head_dim ** -0.5,
+    `table` is that of `relative_bias`, `format` the one of Ultralytics' exporter that a graph is made for.
+
+    Shapes: qkv (B, 3·dim, H, W), or (B, 2·dim, H, W) and v (B, dim, H, W); the result and the values (B, dim, H, W).
     """
-    b, c, h, w = qkv.shape
-    area = min(area, h * w)
-    if longer := int(h * w % area):
-        tokens = int(h * w)  # a traced graph is of this number
-        split = longer * (tokens // area + 1)
-        first, rest = qkv.reshape(b, c, tokens, 1).split([split, tokens - split], dim=2)
-        after = bias and bias._replace(start=bias.start + split)
-        parts = (
-            area_attention(first, heads, longer, scale, bias),
-            area_attention(rest, heads, area - longer, scale, after),
-        )
-        out, v = (torch.cat(t, dim=2).reshape(b, c // 3, h, w) for t in zip(*parts))
-        return out, v
-    q, k, v = _split_areas(qkv, heads, area)
-    added = None
-    if bias is not None:
-        added = bias.of(area, h * w // area).to(q.dtype)
-        if len(added) > 1:
-            added = added.repeat(b, 1, 1, 1)  # (area, heads, n, n) -> (B·area, heads, n, n)
-    return _join_areas(attention(q, k, v, scale, bias=added), b, h, w), _join_areas(v, b, h, w)
+    b, _, h, w = qkv.shape
+    n = h * w
+    maps = _takes_maps(format)
+    tokens = _as_maps(qkv, v, vertical) if maps else _as_tokens(qkv, v, vertical)
+    dim = 2 if maps else 1  # that of the tokens
+    pieces, areas, starts = [tokens], [area], [0]
+    if n % area != 0:
+        n = int(n)  # a traced graph is of this number
+        area = min(area, n)
+        longer = n % area
+        split = longer * (n // area + 1)
+        pieces, areas, starts = list(tokens.split([split, n - split], dim=dim)), [longer, area - longer], [0, split]
+    # Compilers find more to fuse where the values are those attended to; copied from the map they keep its format.
+    joined = v is None and (maps or not by_head)
+    outs: list[Tensor] = []
+    values: list[Tensor] = []
+    for piece, parts, start in zip(pieces, areas, starts):
+        if parts > 0:
+            qp, kp, vp = _split_areas(piece, heads, parts, by_head, maps)
+            bias: Tensor | None = None
+            if table is not None:
+                bias = relative_bias(table, parts, qp.shape[2], start).to(qp.dtype)
+                if bias.shape[0] > 1:
+                    bias = bias.repeat(b, 1, 1, 1)  # (area, heads, n, n) -> (B·area, heads, n, n)
+            outs.append(_join_areas(attention(qp, kp, vp, scale, "math" if maps else None, bias), b, parts, maps))
+            if joined:
+                values.append(_join_areas(vp, b, parts, maps))
+    if v is None:
+        v = _as_map(_cat(values, dim), h, w, maps, vertical) if joined else _values(qkv, heads)
+    return _as_map(_cat(outs, dim), h, w, maps, vertical), v
 
 
-def _split_areas(qkv: Tensor, heads: int, area: int) -> Iterable[Tensor]:
-    # (B, 3·dim, H, W) -> q, k, v (B·area, heads, n, head_dim)
+def _cat(pieces: list[Tensor], dim: int) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)
+
+
+def _takes_maps(format: str | None) -> bool:
+    """Whether a graph is made whose compiler wants maps of tokens, (B, channels, H·W), of at most four dimensions."""
+    if torch.jit.is_scripting():
+        return False
+    else:  # not compiled by torch.jit.script
+        return format in ("ncnn", "paddle") or torch.onnx.is_in_onnx_export()
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a map (B, C, H, W) has the channels of a token side by side; asked so that torch.func and exports can."""
+    return not x.is_contiguous() and x.stride(1) == 1
+
+
+def _as_maps(qkv: Tensor, v: Tensor | None, vertical: bool) -> Tensor:
+    # (B, 3·dim, H, W) -> (B, 3·dim, H·W)
+    if v is not None:
+        qkv = torch.cat([qkv, v], dim=1)
     b, c, h, w = qkv.shape
-    n, d = h * w // area, c // 3 // heads
-    if torch.onnx.is_in_onnx_export():
-        # ONNX Runtime is quicker when areas are parted before tokens are transposed; TensorRT makes the same of both.
+    return (qkv.transpose(2, 3) if vertical else qkv).reshape(b, c, h * w)
+
+
+def _as_tokens(qkv: Tensor, v: Tensor | None, vertical: bool) -> Tensor:
+    # (B, 3·dim, H, W) -> (B, H·W, 3·dim), contiguous as fused kernels want it: of a channels-last map no copy
+    b, c, h, w = qkv.shape
+    order = (0, 3, 2, 1) if vertical else (0, 2, 3, 1)
+    if v is None:
+        return qkv.permute(order).reshape(b, h * w, c).contiguous()
+    return torch.cat([qkv.permute(order), v.permute(order)], dim=3).reshape(b, h * w, c + v.shape[1])
+
+
+def _as_map(x: Tensor, h: int, w: int, maps: bool, vertical: bool) -> Tensor:
+    # (B, H·W, dim), of maps (B, dim, H·W) -> (B, dim, H, W)
+    if maps:
+        b, dim, _ = x.shape
+        return x.reshape(b, dim, w, h).transpose(2, 3) if vertical else x.reshape(b, dim, h, w)
+    b, _, dim = x.shape
+    return x.reshape(b, w, h, dim).permute(0, 3, 2, 1) if vertical else x.reshape(b, h, w, dim).permute(0, 3, 1, 2)
+
+
+def _values(qkv: Tensor, heads: int) -> Tensor:
+    # (B, heads·[q, k, v], H, W) -> (B, dim, H, W), in the memory format of the map
+    b, c, h, w = qkv.shape
+    dim, d = c // 3, c // 3 // heads
+    if is_channels_last(qkv):
+        v = qkv.permute(0, 2, 3, 1).reshape(b, h * w, heads, 3 * d).split([2 * d, d], dim=3)[1]
+        return v.reshape(b, h, w, dim).permute(0, 3, 1, 2)
+    return qkv.reshape(b, heads, 3 * d, h * w).split([2 * d, d], dim=2)[1].reshape(b, dim, h, w)
+
+
+def _split_areas(tokens: Tensor, heads: int, area: int, by_head: bool, maps: bool) -> tuple[Tensor, Tensor, Tensor]:
+    # (B, area·n, 3·dim), of maps (B, 3·dim, area·n) -> q, k, v (B·area, heads, n, head_dim)
+    if maps:
+        b, c, n = tokens.shape
         if area > 1:
-            qkv = qkv.reshape(b, c, area, n).transpose(1, 2)
-        return (t.transpose(2, 3) for t in qkv.reshape(b * area, 3 * heads, d, n).split(heads, dim=1))
-    return qkv.permute(0, 2, 3, 1).reshape(b * area, n, 3, heads, d).permute(2, 0, 3, 1, 4).unbind()
+            # Areas parted before tokens are transposed: ONNX Runtime is quicker so, TensorRT makes the same of both.
+            tokens = tokens.reshape(b, c, area, n // area).transpose(1, 2)
+        n, d = n // area, c // 3 // heads
+        if by_head:
+            q, k, v = tokens.reshape(b * area, heads, 3 * d, n).transpose(2, 3).split(d, dim=3)
+        else:
+            q, k, v = [t.transpose(2, 3) for t in tokens.reshape(b * area, 3 * heads, d, n).split(heads, dim=1)]
+        return q, k, v
+    b, n, c = tokens.shape
+    n, d = n // area, c // 3 // heads
+    if by_head:
+        q, k, v = tokens.reshape(b * area, n, heads, 3 * d).transpose(1, 2).split(d, dim=3)
+    else:
+        q, k, v = tokens.reshape(b * area, n, 3 * heads, d).transpose(1, 2).split(heads, dim=1)
+    return q, k, v
 
 
-def _join_areas(x: Tensor, b: int, h: int, w: int) -> Tensor:
-    # (B·area, heads, n, head_dim) -> (B, dim, H, W)
-    parts, heads, n, d = x.shape
-    if torch.onnx.is_in_onnx_export():
-        x = x.transpose(2, 3)
-        if parts > b:
-            x = x.reshape(b, parts // b, heads * d, n).transpose(1, 2)
-        return x.reshape(b, heads * d, h, w)
-    return x.transpose(1, 2).reshape(b, h, w, heads * d).permute(0, 3, 1, 2)
+def _join_areas(x: Tensor, b: int, area: int, maps: bool) -> Tensor:
+    # (B·area, heads, n, head_dim) -> (B, area·n, dim), of maps (B, dim, area·n)
+    _, heads, n, d = x.shape
+    if not maps:
+        return x.transpose(1, 2).reshape(b, area * n, heads * d)
+    x = x.transpose(2, 3)
+    if area > 1:
+        x = x.reshape(b, area, heads * d, n).transpose(1, 2)
+    return x.reshape(b, heads * d, area * n)

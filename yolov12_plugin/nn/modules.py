@@ -1,18 +1,16 @@
 """The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils.checkpoint import checkpoint
 from ultralytics.nn.modules.block import C3k
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12_plugin.nn.attention import RelativeBias, area_attention, is_compiling, offsets, position_encoding
+from yolov12_plugin.nn.attention import area_attention, offsets, position_encoding
+from yolov12_plugin.nn.checkpointing import checkpointed
+from yolov12_plugin.nn.layers import layer, on_maps, plain
 from yolov12_plugin.nn.options import check, from_yaml
 
 HEAD_DIM = 32
@@ -20,33 +18,10 @@ HEAD_DIM = 32
 # Checkpoints name the classes where Ultralytics keeps its own, so that they load with the plugin absent.
 CHECKPOINT_MODULE = "ultralytics.nn.modules.block"
 
-
-def layer(c1: int, c2: int, k: int = 1, g: int = 1, *, act: bool = False, projection: str, norm: str) -> Any:
-    """A convolution or a linear layer and its normalisation, as Table 5a varies them; Ultralytics' Conv by default.
-
-    The others are of PyTorch's own modules, which every Ultralytics unpickles; `project` computes them.
-    """
-    if projection == "conv" and norm == "bn":
-        return Conv(c1, c2, k, 1, k // 2, g=g, act=act)
-    steps: dict[str, nn.Module] = {}
-    if projection == "linear":
-        steps["linear"] = nn.Linear(c1, c2, bias=False)
-    else:
-        steps["conv"] = nn.Conv2d(c1, c2, k, 1, k // 2, groups=g, bias=False)
-    steps[norm] = nn.LayerNorm(c2) if norm == "ln" else nn.BatchNorm2d(c2)
-    if act:
-        steps["act"] = Conv.default_act
-    return nn.Sequential(OrderedDict(steps))
-
-
-def project(m: nn.Module, x: Tensor) -> Tensor:
-    """What `layer` made, on a map: (B, c1, H, W) -> (B, c2, H, W)."""
-    if isinstance(m, Conv):
-        return m(x)
-    for step in m.children():
-        on_tokens = isinstance(step, (nn.Linear, nn.LayerNorm))
-        x = step(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if on_tokens else step(x)  # (B, H, W, C) and back
-    return x
+# They decide by shapes, memory formats and devices: each is one node of a graph by torch.fx.
+torch.fx.wrap("area_attention")
+torch.fx.wrap("offsets")
+torch.fx.wrap("position_encoding")
 
 
 class AAttn(nn.Module):
@@ -56,8 +31,8 @@ class AAttn(nn.Module):
     H·W that `area` does not divide are those of `torch.tensor_split` (the first ones hold one token more).
 
     Args:
-        dim: channels in and out, a multiple of `num_heads`.
-        num_heads: heads; YOLOv12 uses dim / 32.
+        dim: channels in and out.
+        num_heads: heads of dim // num_heads channels; YOLOv12 uses dim / 32.
         area: number of areas, at least 1; 1 is plain attention.
         qkv_fused: one 1x1 convolution `qkv` with output channels per head [q, k, v] (v1.0), or `qk` (all q, then
             all k) and `v` (turbo, seg, cls).
@@ -77,9 +52,9 @@ class AAttn(nn.Module):
 
     __module__ = CHECKPOINT_MODULE
 
-    packed: nn.Conv2d  # of the fused form alone
     vertical = False  # checkpoints of stock Ultralytics and of the authors do not store these
     pos_embed = "none"
+    format: str | None = None  # of the export that a fused copy is made for
 
     def __init__(
         self,
@@ -96,8 +71,8 @@ class AAttn(nn.Module):
         pos_embed: str = "none",
     ):
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"num_heads={num_heads} must divide dim={dim}")
+        if not 1 <= num_heads <= dim:
+            raise ValueError(f"num_heads={num_heads} must be 1 to dim={dim}")
         check(area=area, qkv_fused=qkv_fused, pe_kernel=pe_kernel, pe_bias=pe_bias, vertical=vertical)
         check(projection=projection, norm=norm, pos_embed=pos_embed)
         if pos_embed == "absolute" and dim % 4:
@@ -105,53 +80,56 @@ class AAttn(nn.Module):
         self.area = area
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
-        self.all_head_dim = dim  # read by stock Ultralytics
+        self.all_head_dim = width = self.head_dim * num_heads
         self.vertical = vertical
         self.pos_embed = pos_embed
+        self.format = None
 
         # The order of creation is stock's: equal seeds give equal weights.
         kind: dict[str, Any] = dict(projection=projection, norm=norm)
         if qkv_fused:
-            self.qkv = layer(dim, 3 * dim, **kind)
+            self.qkv = layer(dim, 3 * width, **kind)
         else:
-            self.qk = layer(dim, 2 * dim, **kind)
-            self.v = layer(dim, dim, **kind)
-        self.proj = layer(dim, dim, **kind)
-        self.pe = layer(dim, dim, pe_kernel, dim, projection="conv", norm=norm)
+            self.qk = layer(dim, 2 * width, **kind)
+            self.v = layer(dim, width, **kind)
+        self.proj = layer(width, dim, **kind)
+        self.pe = layer(width, width, pe_kernel, width, projection="conv", norm=norm)
         if pe_bias:
-            self.pe.conv.bias = nn.Parameter(torch.zeros(dim))
+            self.pe.conv.bias = nn.Parameter(torch.zeros(width))
         if pos_embed == "relative":
             self.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed == "absolute":
             x = x + position_encoding(x)
-        if self.vertical:
-            x = x.transpose(2, 3)  # tokens in the order of the columns
-        qkv, scale = self._project(x)
-        out, v = area_attention(qkv, self.num_heads, self.area, scale, self._position_bias(x))
-        if self.vertical:
-            out, v = out.transpose(2, 3), v.transpose(2, 3)
-        return project(self.proj, out + project(self.pe, v))
+        qkv, v = self._project(x)
+        out, v = area_attention(
+            qkv,
+            self.num_heads,
+            self.area,
+            scale=1.0 if hasattr(self, "packed") else None,
+            v=v,
+            by_head=hasattr(self, "qkv"),
+            vertical=self.vertical,
+            table=self._bias_table(x),
+            format=self.format,
+        )
+        return self.proj(self.pe(v) + out)  # in this order the sum has the memory format of the map
 
-    def _project(self, x: Tensor) -> tuple[Tensor, float | None]:
-        """(B, dim, H, W) -> (B, 3·dim, H, W), channels [q, k, v], each by heads; and the scale left to apply."""
-        if "packed" in self._modules:
-            return self.packed(x).contiguous(memory_format=torch.channels_last), 1.0
-        if "qkv" in self._modules:
-            # Channels per head [q, k, v] -> [q, k, v], in the one copy that makes tokens of the map
-            b, _, h, w = x.shape
-            qkv = project(self.qkv, x).permute(0, 2, 3, 1).reshape(b, h, w, self.num_heads, 3, self.head_dim)
-            return qkv.transpose(3, 4).reshape(b, h, w, 3 * self.all_head_dim).permute(0, 3, 1, 2), None
-        qkv = torch.cat([project(m, x).permute(0, 2, 3, 1) for m in (self.qk, self.v)], dim=3)
-        return qkv.permute(0, 3, 1, 2), None
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, dim, H, W) -> [q, k, v] (B, 3·dim, H, W) and None, or [q, k] (B, 2·dim, H, W) and v (B, dim, H, W)."""
+        if hasattr(self, "packed"):
+            return self.packed(x), None
+        if hasattr(self, "qkv"):
+            return self.qkv(x), None
+        return self.qk(x), self.v(x)
 
-    def _position_bias(self, x: Tensor) -> RelativeBias | None:
-        if self.pos_embed != "relative":
+    def _bias_table(self, x: Tensor) -> Tensor | None:
+        if not hasattr(self, "cpb_mlp"):
             return None
-        h, w = x.shape[2:]
-        apart = offsets(h, w, like=next(self.cpb_mlp.parameters()))
-        return RelativeBias(self.cpb_mlp(apart).permute(2, 0, 1))  # (2H-1, 2W-1, heads) -> (heads, 2H-1, 2W-1)
+        h, w = (x.shape[3], x.shape[2]) if self.vertical else (x.shape[2], x.shape[3])
+        apart = offsets(h, w, like=self.cpb_mlp[0].weight)  # type: ignore[arg-type]
+        return self.cpb_mlp(apart).permute(2, 0, 1)  # (2H-1, 2W-1, heads) -> (heads, 2H-1, 2W-1)
 
     def areas(self, h: int, w: int) -> Tensor:
         """The number of the area of each token of a map: (H, W)."""
@@ -166,64 +144,56 @@ class AAttn(nn.Module):
         """
         if self.pos_embed == "absolute":
             x = x + position_encoding(x)
-        if self.vertical:
-            x, row, column = x.transpose(2, 3), column, row
         h, w = x.shape[2:]
-        qkv, scale = self._project(x)
-        q, k, _ = qkv.unflatten(1, (3, self.num_heads, self.head_dim)).unbind(1)  # (B, heads, head_dim, H, W)
-        products = (q[..., row, column][..., None, None] * k).sum(2) * (scale or self.head_dim**-0.5)
-        if bias := self._position_bias(x):
+        qkv, _ = self._project(x)
+        if hasattr(self, "qkv"):
+            q, k, _ = qkv.unflatten(1, (self.num_heads, 3, self.head_dim)).unbind(2)  # (B, heads, head_dim, H, W)
+        else:
+            q, k = qkv[:, : 2 * self.all_head_dim].unflatten(1, (2, self.num_heads, self.head_dim)).unbind(1)
+        scale = 1.0 if hasattr(self, "packed") else self.head_dim**-0.5
+        products = (q[..., row, column][..., None, None] * k).sum(2) * scale
+        table = self._bias_table(x)
+        if table is not None:
             # Rows and columns of the table by the offset of the token from each other one
-            products = products + bias.table[:, row : row + h, column : column + w].flip(1, 2)
-        number = self.areas(w, h).t() if self.vertical else self.areas(h, w)
+            if self.vertical:
+                products = products + table[:, column : column + w, row : row + h].flip(1, 2).transpose(1, 2)
+            else:
+                products = products + table[:, row : row + h, column : column + w].flip(1, 2)
+        number = self.areas(h, w)
         elsewhere = (number != number[row, column]).to(x.device)
-        weights = products.masked_fill(elsewhere, -torch.inf).flatten(2).softmax(-1).unflatten(2, (h, w))
-        return weights.transpose(2, 3) if self.vertical else weights
+        return products.masked_fill(elsewhere, -torch.inf).flatten(2).softmax(-1).unflatten(2, (h, w))
 
-    def fuse(self) -> None:
-        """Re-parameterise for inference: one projection to [q, k, v] with its normalisation and the scale folded in.
+    def fuse(self, format: str | None = None) -> None:
+        """Re-parameterise a fused copy for an export: one projection to [q, k, v] with the scale folded in.
 
-        The module computes the same in fewer copies, and every inference compiler can fuse its attention; Ultralytics'
-        `model.fuse()`, hence val, predict and export, calls it. The projection is derived: the official ones stay what
-        is counted, saved and pickled. Those that are no plain convolutions with batch normalisation (quantised ones,
-        say, or Table 5a's others) are left alone.
+        Compilers then make one kernel of each attention, and fewer around it. `format` is that of Ultralytics'
+        exporter, which calls this; the module is for making that graph, no longer for training or saving. Projections
+        that are no plain convolutions (quantised, pruned or hooked ones, say, or Table 5a's others) are left alone.
         """
-        projections = self._projections()
-        if "packed" in self._modules or any(type(m) is not Conv or type(m.conv) is not nn.Conv2d for m in projections):
+        self.format = format
+        projections = [getattr(self, name) for name in ("qkv", "qk", "v") if hasattr(self, name)]
+        if not projections or not all(map(_is_plain, projections)):
             return
         weight, bias = (torch.cat(parts).detach() for parts in zip(*map(_folded, projections)))
-        if len(projections) == 1:
+        if hasattr(self, "qkv"):
             # Channels per head [q, k, v] -> [q, k, v]
             order = torch.arange(len(bias)).view(self.num_heads, 3, self.head_dim).transpose(0, 1).flatten()
             weight, bias = weight[order], bias[order]
         scale = torch.ones_like(bias)
         scale[: self.all_head_dim] = self.head_dim**-0.5
         self.packed = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
-        for name, tensor in ("weight", weight * scale.view(-1, 1, 1, 1)), ("bias", bias * scale):
-            delattr(self.packed, name)
-            self.packed.register_buffer(name, tensor, persistent=False)
-
-    def _projections(self) -> list[Conv]:
-        return [getattr(self, name) for name in ("qkv", "qk", "v") if name in self._modules]
-
-    def train(self, mode: bool = True) -> "AAttn":
-        if mode:
-            self._modules.pop("packed", None)  # it would not follow the weights
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._modules.pop("packed", None)
-        super()._load_from_state_dict(*args, **kwargs)
+        self.packed.weight = nn.Parameter(weight * scale.view(-1, 1, 1, 1), requires_grad=False)
+        self.packed.bias = nn.Parameter(bias * scale, requires_grad=False)
+        for name in "qkv", "qk", "v":
+            self._modules.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        modules = {name: m for name, m in self._modules.items() if name != "packed"}
-        return {**self.__dict__, "_modules": modules}
+        return {**self.__dict__, "_modules": plain(self._modules)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({"vertical": False, "pos_embed": "none", "format": None} | state)
         self.all_head_dim = self.num_heads * self.head_dim  # the authors' turbo checkpoints do not store it
-        if not any(hasattr(m, "bn") for m in self._projections()):
-            self.fuse()
+        on_maps(self._modules)
 
 
 class ABlock(nn.Module):
@@ -266,10 +236,6 @@ class ABlock(nn.Module):
         self.mlp = nn.Sequential(layer(dim, hidden, act=True, **kind), layer(hidden, dim, **kind))
         self.apply(self._init_weights)
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        up, down = self.mlp
-        return project(down, project(up, x)) if isinstance(up, nn.Sequential) else self.mlp(x)
-
     @staticmethod
     def _init_weights(m: nn.Module) -> None:
         if isinstance(m, (nn.Conv2d, nn.Linear)):
@@ -278,15 +244,21 @@ class ABlock(nn.Module):
                 nn.init.zeros_(m.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._forward(x)
+        else:
+            return checkpointed(self, self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x)
-        if not (self.training and torch.is_grad_enabled()) or is_compiling():
-            return x + self._mlp(x)
+        return x + self.mlp(x)
 
-        def contexts():
-            return nullcontext(), _statistics_kept(self.mlp)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_modules": plain(self._modules)}
 
-        # The MLP's maps, a third of what a block keeps for its gradients, are cheap to compute again.
-        return x + checkpoint(self._mlp, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        on_maps(self._modules)
 
 
 class A2C2f(nn.Module):
@@ -384,9 +356,6 @@ class A2C2f(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = [self.cv1(x)]
-        if x.device.type == "cpu":
-            # Convolutions are quicker on this layout there, and the tokens of what they yield need no copy.
-            y[0] = y[0].contiguous(memory_format=torch.channels_last)
         if self.aggregation == "elan":
             y = list(y[0].chunk(2, 1))  # (B, 2·c2·e, H, W) -> two of (B, c2·e, H, W)
         for m in self.m:
@@ -395,17 +364,21 @@ class A2C2f(nn.Module):
         return out if self.gamma is None else x + self.gamma.view(1, -1, 1, 1) * out
 
 
-@contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let what is computed a second time count once in the running statistics of its normalisations."""
-    buffers = {m: m._buffers for m in module.modules()}
-    for m, own in buffers.items():
-        m._buffers = {name: None if t is None else t.clone() for name, t in own.items()}
-    try:
-        yield
-    finally:
-        for m, own in buffers.items():
-            m._buffers = own
+def fuse_attention(model: nn.Module, format: str) -> None:
+    """Re-parameterise every attention of a fused copy of a model for an export, as `AAttn.fuse`."""
+    for m in list(model.modules()):
+        if isinstance(m, AAttn):
+            m.fuse(format)
+
+
+def _is_plain(m: nn.Module) -> bool:
+    """Whether a projection is a 1x1 convolution, and nothing else happens when it is called."""
+    if type(m) is not Conv or type(m.conv) is not nn.Conv2d or type(m.act) is not nn.Identity:
+        return False
+    conv = m.conv
+    if (conv.kernel_size, conv.stride, conv.padding, conv.groups) != ((1, 1), (1, 1), (0, 0), 1):
+        return False
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in m.modules())
 
 
 def _folded(m: Conv) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,110 @@
+"""Activation checkpointing of the attention blocks: less memory in training for more time, off unless asked for."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
+
+from yolov12_plugin.nn.attention import attention_backend, is_recorded, is_transformed
+from yolov12_plugin.switches import Switch, is_on
+
+
+class checkpointing(Switch):
+    """Checkpoint the attention blocks in this process from here on, or within a `with` block.
+
+    In training each `ABlock` then keeps its input alone and computes itself again for its gradients: the same gradients
+    with less memory in a longer step. Random numbers are drawn again, and batch-norm statistics count once.
+    `checkpointing(False)` ends it. YOLO12_CHECKPOINT=1 in the environment sets what a process starts with, hence the
+    workers of a training on several GPUs too. What is compiled, exported or transformed by `torch.func` is left as it
+    is.
+
+    Raises, where a model trains:
+        RuntimeError: a block that communicates in its forward pass (SyncBatchNorm), or that is not in the backward pass
+            what it was in the forward pass: other weights, or train() or eval() since.
+    """
+
+    default = is_on("YOLO12_CHECKPOINT")
+
+    def __init__(self, enabled: bool = True):
+        super().__init__(bool(enabled))
+
+
+def checkpointed(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function` of a map, where checkpointing is on computed again by `block`, whose function it is, for gradients."""
+    if not checkpointing.current() or not torch.is_grad_enabled() or isinstance(x, torch.fx.Proxy):
+        return function(x)
+    if is_recorded() or is_transformed(x):
+        return function(x)
+    if any(isinstance(m, nn.SyncBatchNorm) for m in block.modules()):
+        raise RuntimeError(
+            "checkpointing cannot be right with SyncBatchNorm, whose processes would wait for each other in the "
+            "backward pass: switch one of them off (YOLO12_CHECKPOINT=0)"
+        )
+    before, backend, kept = _State(block), attention_backend.current(), False
+
+    def run(x: Tensor) -> Tensor:
+        if not kept:
+            return function(x)
+        if why := _State(block).differs(before):
+            raise RuntimeError(
+                f"checkpointing cannot compute a block again: {why} between its forward and backward pass"
+            )
+        token = attention_backend.here.set(backend)
+        try:
+            with _CopiesOfBuffers(block):
+                return function(x)
+        finally:
+            attention_backend.here.reset(token)
+
+    out = checkpoint(run, x, use_reentrant=False)
+    kept = True
+    return out
+
+
+class _State:
+    """What a block computes with."""
+
+    def __init__(self, block: nn.Module):
+        modules = list(block.modules())
+        self.modes = [m.training for m in modules]
+        # Statistics change in training, and do not matter there
+        tensors = [t for m in modules for t in (*m._parameters.values(), *(() if m.training else m._buffers.values()))]
+        self.tensors = [t for t in tensors if t is not None]
+        self.versions = [0 if t.is_inference() else t._version for t in self.tensors]
+
+    def differs(self, other: "_State") -> str | None:
+        """What has changed since another time."""
+        if self.modes != other.modes:
+            return "train() or eval() was called"
+        same = len(self.tensors) == len(other.tensors) and all(a is b for a, b in zip(self.tensors, other.tensors))
+        if not same or self.versions != other.versions:
+            return "its weights were changed or replaced"
+        return None
+
+
+class _CopiesOfBuffers(TorchFunctionMode):
+    """Let functions write into copies of a module's buffers: what is computed a second time counts once.
+
+    A mode is its thread's own: others may train the module meanwhile.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.buffers = {id(buffer): buffer for buffer in module.buffers()}
+        self.copies: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(self._copy, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def _copy(self, value: Any) -> Any:
+        key = id(value)
+        if key not in self.buffers:
+            return value
+        if key not in self.copies:
+            self.copies[key] = self.buffers[key].clone()
+        return self.copies[key]
