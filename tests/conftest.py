@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,3 +72,14 @@ def stock():
     y12.unregister()
     yield
     assert y12.register()
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """A copy of Ultralytics in a folder that comes first on the path."""
+    import ultralytics
+
+    folder = tmp_path / "overlay"
+    package = Path(ultralytics.__file__).parent
+    shutil.copytree(package, folder / "ultralytics", ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    return folder

@@ -1,8 +1,6 @@
 import importlib
 import pkgutil
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 import ultralytics
@@ -107,15 +105,6 @@ MOVED = {
     "ultralytics.utils.checks.check_yolov5u_filename": ("utils/checks.py", "check_yolov5u_filename", "check_filename"),
     "ultralytics.nn.modules.block.ABlock": ("nn/modules/block.py", "ABlock", "AreaBlock"),
 }
-
-
-@pytest.fixture
-def overlay(tmp_path):
-    """A copy of Ultralytics in a folder that comes first on the path."""
-    folder = tmp_path / "overlay"
-    package = Path(ultralytics.__file__).parent
-    shutil.copytree(package, folder / "ultralytics", ignore=shutil.ignore_patterns("__pycache__", "assets"))
-    return folder
 
 
 @pytest.mark.parametrize("symbol", MOVED)

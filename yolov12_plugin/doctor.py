@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yolov12_plugin
-from yolov12_plugin import autoload, names, registry
+from yolov12_plugin import autoload, names, ownership, registry
 from yolov12_plugin.errors import NotRunnable, choices, first_line
 
 # PyTorch and Ultralytics are imported where they are asked about: that they fail is a finding too.
@@ -118,6 +118,7 @@ def report() -> dict[str, Any]:
     findings += ask([], requirements, versions)
     findings += ask([], start_up, hook)
     findings += ask([], registration, hook, needs=IMPORTED)
+    findings += ask([], replaced_code)
     findings += ask([], settings)
     findings += ask([], own_files)
     findings += ask([], attention_backends, attention, devices, needs=IMPORTED)
@@ -434,6 +435,14 @@ def _replaced(patch: registry.Patch) -> Finding:
     by = f"{getattr(now, '__module__', '?')}.{getattr(now, '__qualname__', type(now).__name__)}"
     what = f"{patch.owner}.{patch.attribute} was replaced after the registration, by {by}"
     return Finding("warning", what, "call yolov12_plugin.register() after the import of what replaces it")
+
+
+def replaced_code() -> list[Finding]:
+    """Classes that the plugin replaces and that are of no release: the user's own, or another plugin's."""
+    return [
+        Finding("warning", f"not of an Ultralytics release, and replaced by the plugin's: {what}", "YOLO12_PLUGIN=off")
+        for what in ownership.foreign(registry.replaced_classes())
+    ]
 
 
 def settings() -> list[Finding]:

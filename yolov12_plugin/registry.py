@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
-from yolov12_plugin import autoload, names
+from yolov12_plugin import autoload, names, ownership
 from yolov12_plugin.switches import is_on
 
 LOGGER = logging.getLogger("yolov12_plugin")
@@ -309,6 +309,17 @@ def apply(patches: Iterable[Patch]) -> None:
     for patch, (current, replacement) in ready.items():
         _swap(patch, current, replacement)
     _applied.update(ready)
+    if replaced := replaced_classes(ready):
+        ownership.tell(replaced)
+
+
+def replaced_classes(patches: Iterable[Patch] = PATCHES) -> dict[str, Any]:
+    """What the plugin's classes stand in for now: the names in Ultralytics, and the objects found there."""
+    return {
+        f"{patch.owner}.{patch.attribute}": _applied[patch][0]
+        for patch in patches
+        if patch in _applied and not patch.wrapper
+    }
 
 
 def _swap(patch: Patch, old: Any, new: Any) -> None:
