@@ -431,6 +431,57 @@ def test_an_optimizer_ends_with_its_layout(run, tmp_path, data):
     assert (stock["epoch"], stock["optimizer"], stock["updates"]) == (-1, None, None)
 
 
+def with_attention_in_the_head(scale, path):
+    """A checkpoint whose first row of the head attends; its channels in and out differ."""
+    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+    d = yaml_model_load(f"yolov12{scale}.yaml")
+    d["head"][2] = [-1, 2, "A2C2f", [512, True, 4]]
+    yolo = YOLO("yolov12n.yaml")
+    torch.manual_seed(0)
+    yolo.model = DetectionModel(d, verbose=False)
+    yolo.model.args, yolo.model.task = {"task": "detect"}, "detect"
+    yolo.save(path)
+
+
+@pytest.mark.parametrize("scale", ["n", "l", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "smx")])
+def test_a_row_without_the_residual_of_its_scale(tmp_path, scale):
+    """At L and X stock's parser would append one, to a row that cannot have it; the files say how it is."""
+    with_attention_in_the_head(scale, tmp_path / "model.pt")
+    found = json.loads(yolov12("doctor", tmp_path / "model.pt", "--json").stdout)
+    large = scale in "lx"
+    assert (found["scale"], found["layout"]["residual"], found["stock"]["trains"]) == (scale, large, not large)
+    assert found["stock"]["predicts"] and found["stock"]["why"] == large * ["it builds residual True, not False"]
+    again = YOLO(tmp_path / "model.pt").model
+    assert "a2c2f" not in again.yaml and again.model[11].gamma is None
+    rebuilt = type(again)(again.yaml, nc=80, verbose=False)  # as a trainer does
+    rebuilt.load(again)
+    assert same(dict(rebuilt.state_dict()), dict(again.state_dict()))
+
+    kept = convert(tmp_path / "model.pt", tmp_path / "plugin.pt", to="plugin")
+    stock = convert(tmp_path / "model.pt", tmp_path / "stock.pt", to="stock")
+    assert kept["changes"] == [] and stock["stock"]["trains"] and bool(stock["note"]) == large
+    back = YOLO(tmp_path / "stock.pt").model
+    rebuilt = type(back)(back.yaml, nc=80, verbose=False)
+    assert [rebuilt.model[i].gamma is None for i in (6, 8, 11)] == [not large, not large, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale, where", [("n", "plugin"), ("l", "plugin"), ("l", "stock")])
+def test_a_row_without_the_residual_of_its_scale_trains_and_resumes(run, tmp_path, data, scale, where):
+    with_attention_in_the_head(scale, tmp_path / "model.pt")
+    path = tmp_path / "model.pt"
+    if where == "stock":
+        path = tmp_path / "stock.pt"
+        convert(tmp_path / "model.pt", path, to="stock")
+    env = dict(YOLO12_PLUGIN={"plugin": "on", "stock": "off"}[where])
+    out = run([sys.executable, "-c", TRAIN, data, tmp_path, path], **env)
+    assert json.loads(out.stdout.splitlines()[-1]) == {str(path): []}
+    command = [sys.executable, "-c", INTERRUPTED, path, data / "data.yaml", tmp_path, "SGD"]
+    assert run(command, check=False, **env).returncode == 7
+    run([sys.executable, "-c", RESUME, tmp_path / "run/weights/last.pt", "momentum_buffer"], **env)
+
+
 def test_vertical_areas_are_refused(tmp_path):
     path = tmp_path / "vertical.yaml"
     path.write_text(

@@ -176,6 +176,39 @@ def test_bad_options_name_key_value_and_layer(section, parts):
     assert all(part in message for part in parts), message
 
 
+@pytest.mark.parametrize("scale", "nsmlx")
+def test_no_residual_is_appended_to_a_row_that_changes_its_channels(scale):
+    """Stock's parser appends one at scales L and X, whatever the channels are: its model fails then in forward."""
+    net = model(scale, {11: [512, True, 4]})
+    assert net.model[11].cv1.conv.in_channels != net.model[11].cv2.conv.out_channels
+    first, second, changing = blocks(net)
+    assert changing is net.model[11] and changing.gamma is None
+    assert (first.gamma is not None) == (second.gamma is not None) == (scale in "lx")
+    assert ratio(changing) == pytest.approx(1.2 if scale in "lx" else 2.0, rel=0.02)
+    outputs = []
+    changing.register_forward_hook(lambda *args: outputs.append(args[-1]))
+    net.train()(torch.rand(2, 3, 64, 64))
+    outputs[-1].square().mean().backward()
+    assert all(p.grad is not None for p in changing.parameters())
+
+
+@pytest.mark.parametrize("scale", ["n", "l"])
+@pytest.mark.parametrize(
+    "row, section",
+    [
+        ([512, True, 4, True], {}),
+        ([512, True, 4, "0.1"], {}),
+        ([512, True, 4], {"residual": 0.01}),
+        ([512, True, 4], {"residual": {"n": True, "l": True}}),
+    ],
+)
+def test_a_residual_that_is_asked_for_is_refused_there(scale, row, section):
+    with pytest.raises(ValueError, match=rf"yolov12{scale}\.yaml, layer 11 \(A2C2f\): residual=.*c1=.*c2="):
+        model(scale, {11: row}, **section)
+    if not section:
+        assert model(scale, {11: [512, True, 4, False]}).model[11].gamma is None
+
+
 @pytest.mark.parametrize("aggregation", ["elan", "r-elan"])
 def test_residual_that_does_not_fit(aggregation):
     """Both options are named, and the layer."""

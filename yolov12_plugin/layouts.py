@@ -94,7 +94,9 @@ def differences(model: Any, d: dict[str, Any], stock: bool = False) -> dict[str,
     Raises:
         ValueError: the YAML cannot be built here, or is of another model.
     """
-    blocks, rows, ours = attention_blocks(model), built(d, A2C2f, stock), built(model.yaml, A2C2f)
+    blocks = attention_blocks(model)
+    changing = [i for i, m in blocks.items() if m.cv1.conv.weight.shape[1] != m.cv2.conv.weight.shape[0]]
+    rows, ours = built(d, A2C2f, stock, changing), built(model.yaml, A2C2f)
     if absent := blocks.keys() - rows.keys():
         raise ValueError(f"its YAML has no A2C2f at layer {min(absent)}")
     different: dict[str, tuple[Any, Any]] = {}

@@ -17,7 +17,7 @@ from typing import Any
 LOGGER = logging.getLogger("yolov12_plugin")
 
 # `fingerprints` of the classes in the releases from the oldest supported one on, each with the first that has it. They
-# are looked up where a file as a whole is of no release. tests/test_ownership.py says what to add for a new Ultralytics.
+# are looked up where a file as a whole is of no release. tests/test_ownership.py says what to add for a new one.
 RELEASED = {
     "AAttn": {
         "03214eb847b65293",  # 8.3.200

@@ -4,7 +4,7 @@ import ast
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import Any
 
@@ -66,6 +66,8 @@ class Row(int):
 def from_yaml(init: Callable) -> Callable:
     """Let a constructor take the options that a `Row` carries, over whatever the parser passes by position.
 
+    Of what the parser appends, a residual is left out where the channels in and out differ.
+
     Raises:
         ValueError: what the constructor raised, with the YAML and the layer in front.
     """
@@ -77,7 +79,10 @@ def from_yaml(init: Callable) -> Callable:
         row = bound.arguments.get("area")
         if not isinstance(row, Row):
             return init(self, *args, **kwargs)
-        bound.arguments.update(row.options)
+        given = bound.arguments
+        if given["c1"] != given["c2"]:
+            given.pop("residual", None)  # the parser's, at scales L and X: there is none across other channels
+        given.update(row.options)
         try:
             return init(*bound.args, **bound.kwargs)
         except (TypeError, ValueError) as e:
@@ -141,11 +146,13 @@ def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
     return {**d, **read}
 
 
-def built(d: dict[str, Any], block: type, stock: bool = False) -> dict[int, dict[str, Any]]:
+def built(
+    d: dict[str, Any], block: type, stock: bool = False, changing: Collection[int] = ()
+) -> dict[int, dict[str, Any]]:
     """The options, all of them, with which each row of `block` is built: layer -> options.
 
     With `stock` as Ultralytics' own parser builds them, which reads no section, and appends arguments to the rows of
-    scales L and X whatever these hold already.
+    scales L and X whatever these hold already. Layers whose channels in and out differ are `changing`.
 
     Raises:
         ValueError: as `read_section`.
@@ -160,6 +167,8 @@ def built(d: dict[str, Any], block: type, stock: bool = False) -> dict[int, dict
         if name == block.__name__:
             own = dict(zip(list(defaults), [*map(_literal, args[2:]), *appended]))
             row = args[2] if len(args) > 2 else None
+            if i in changing and not stock:
+                own.pop("residual", None)  # as `from_yaml` leaves out what the parser appends
             layers[i] = {**defaults, **own, **(row.options if isinstance(row, Row) else {})}
     return layers
 
