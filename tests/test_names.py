@@ -43,10 +43,54 @@ def test_a_scaled_file_of_the_user_wins(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["yolov12.yml", "yolov12n.yaml", "2.yaml", "ov12.yaml", "yolov13.yaml", "../yolov12.yaml",
-                                  "/yolov12.yaml", "yolov12.pt", "yolov12", "[.yaml", ".yaml", "x" * 300 + ".yaml"])  # fmt: skip
+                                  "/yolov12.yaml", "yolov12.pt", "v12/" + "x" * 300 + ".yaml", "yolov12", "[.yaml", ".yaml", "x" * 300 + ".yaml"])  # fmt: skip
 def test_other_names_are_left_alone(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert names.find(name) is None
+
+
+AUTHORS = ("ultralytics/cfg/models/v12/", "./ultralytics/cfg/models/v12/", "cfg/models/v12/", "models/v12/", "v12/")
+
+
+@pytest.mark.parametrize("folder", AUTHORS)
+@pytest.mark.parametrize("suffix", ["", "-seg", "-cls", "-pose", "-obb"])
+def test_the_path_of_the_authors_repository(folder, suffix, tmp_path, monkeypatch):
+    """Their instructions and scripts name it; the scale's letter is in the name, as in every name of Ultralytics."""
+    from ultralytics.nn.tasks import yaml_model_load
+
+    monkeypatch.chdir(tmp_path)
+    assert Path(check_yaml(f"{folder}yolov12{suffix}.yaml")) == names.CFG / f"models/yolov12{suffix}.yaml"
+    assert yaml_model_load(f"{folder}yolov12{suffix}.yaml")["scale"] == ""
+    for scale in "nsmlx":
+        d = yaml_model_load(f"{folder}yolov12{scale}{suffix}.yaml")
+        same = yaml_model_load(f"yolov12{scale}{suffix}.yaml")
+        assert d | {"yaml_file": ""} == same | {"yaml_file": ""} and d["scale"] == scale
+
+
+@pytest.mark.parametrize("there", ["yolov12n.yaml", "yolov12.yaml"])
+def test_a_file_of_the_user_at_that_path_wins(there, tmp_path, monkeypatch):
+    from ultralytics.nn.tasks import yaml_model_load
+
+    monkeypatch.chdir(tmp_path)
+    file = Path("ultralytics/cfg/models/v12", there)
+    file.parent.mkdir(parents=True)
+    file.write_text("mine: true\n")
+    assert yaml_model_load("ultralytics/cfg/models/v12/yolov12n.yaml")["mine"]
+
+
+@pytest.mark.parametrize("name", [
+    "ultralytics/cfg/models/v12/yolov13n.yaml", "ultralytics/cfg/models/v12/yolov12q.yaml",
+    "ultralytics/cfg/models/v12/yolov12n-sgm.yaml", "ultralytics/cfg/models/v13/yolov12n.yaml",
+    "ultralytics/cfg/v12/yolov12n.yaml", "/ultralytics/cfg/models/v12/yolov12n.yaml", "v12/v12/yolov12n.yaml",
+    "ultralytics/cfg/models/v12/shapes.yaml", "ultralytics/cfg/models/v12/ablations/yolov12n-elan.yaml",
+    "../ultralytics/cfg/models/v12/yolov12n.yaml", "mine/ultralytics/cfg/models/v12/yolov12n.yaml",
+])  # fmt: skip
+def test_a_wrong_path_fails_as_ever(name, tmp_path, monkeypatch):
+    from ultralytics.nn.tasks import yaml_model_load
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        yaml_model_load(name)
 
 
 def test_no_name_of_ultralytics_is_taken():

@@ -205,6 +205,7 @@ def test_nothing_else_of_ultralytics_changes(run):
     """Every attribute of every loaded Ultralytics module but those of the table is the one it was."""
     snapshot = (
         "import sys, ultralytics.models, ultralytics.data.utils, ultralytics.engine.exporter, yolov12_plugin as y12\n"
+        "import ultralytics.solutions.streamlit_inference\n"
         "from yolov12_plugin.registry import PATCHES\n"
         "seen = lambda: {(n, a): v for n, m in list(sys.modules.items()) if m and n.startswith('ultralytics')\n"
         "                for a, v in vars(m).items()}\n"

@@ -85,6 +85,45 @@ def test_through_ultralytics(server, folder):
     assert server.asked == ["/turbo/yolov12n.pt"]
 
 
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_name_alone_means_its_weights(name, server, folder, checkpoint):
+    """As stock takes yolo12n for yolo12n.pt."""
+    from ultralytics.engine import trainer
+    from ultralytics.utils import checks
+
+    assert checks.check_model_file_from_stem(name) == trainer.check_model_file_from_stem(name) == Path(f"{name}.pt")
+    folder.mkdir()
+    (folder / f"{name}.pt").write_bytes(checkpoint)
+    assert YOLO(name).ckpt_path == str(folder / f"{name}.pt") and not server.asked
+
+
+def test_the_name_alone_where_its_file_is(server, folder, checkpoint):
+    assert YOLO("yolov12n").ckpt_path == str(folder / "yolov12n.pt") and server.asked == ["/v1.0/yolov12n.pt"]
+    Path("yolov12n.pt").write_bytes(checkpoint)
+    (folder / "yolov12n.pt").unlink()
+    assert YOLO("yolov12n").ckpt_path == "yolov12n.pt"
+    Path("sub").mkdir()
+    Path("sub/yolov12s.pt").write_bytes(checkpoint)
+    assert YOLO("sub/yolov12s").ckpt_path == "sub/yolov12s.pt"
+    Path("yolov12n").mkdir()  # a folder of runs may have that name
+    assert YOLO("yolov12n").ckpt_path == "yolov12n.pt" and len(server.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["yolov12n-pose", "yolov12x-obb"])
+def test_a_name_of_nothing_released(name, server, folder):
+    with pytest.raises(FileNotFoundError) as e:
+        YOLO(name)
+    assert f"{name}.pt does not exist, and no weights were released for" in str(e.value) and "\n" not in str(e.value)
+    assert not server.asked
+
+
+@pytest.mark.parametrize("name", ["yolov12", "yolov12q", "yolov12n-residual", "yolov13n", "YOLOv12n"])
+def test_other_names_alone_fail_as_ever(name, server, folder):
+    with pytest.raises(FileNotFoundError, match=f"'{name}' does not exist"):
+        YOLO(name)
+    assert not server.asked
+
+
 def test_a_file_that_is_there_is_taken(server, folder, checkpoint):
     Path("yolov12n.pt").write_bytes(b"mine")
     folder.mkdir()
@@ -208,6 +247,7 @@ def test_the_stock_command(run, tmp_path, server):
 
     predict = [yolo, "predict", "model=yolov12n-turbo.pt", f"source={ASSETS / 'bus.jpg'}", "imgsz=64", "device=cpu"]
     run(predict, **settings)
+    run([*predict[:2], "model=yolov12n-turbo", *predict[3:]], **settings)
     train = [yolo, "train", "model=yolov12n-turbo.yaml", "pretrained=yolov12n-turbo.pt", "data=shapes.yaml", "epochs=1",
              "imgsz=32", "device=cpu", "workers=0", "plots=False", "val=False", f"project={tmp_path}"]  # fmt: skip
     out = run(train, **settings)

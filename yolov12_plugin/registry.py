@@ -39,6 +39,9 @@ PATCHES = (
     Patch("ultralytics.cfg", "check_dict_alignment", "yolov12_plugin.registry:leave_out_of_presets",
           "arguments of a preset that this Ultralytics does not have are left out, with a notice",
           wrapper=True),
+    Patch("ultralytics.utils.downloads", "GITHUB_ASSETS_STEMS", "yolov12_plugin.registry:add_released_names",
+          "yolov12n alone means yolov12n.pt, as yolo12n does yolo12n.pt",
+          wrapper=True, reexports=("ultralytics.solutions.streamlit_inference",)),
     Patch("ultralytics.nn.modules.block", "AAttn", "yolov12_plugin.nn.modules:AAttn",
           "checkpoints name this class"),
     Patch("ultralytics.nn.modules.block", "ABlock", "yolov12_plugin.nn.modules:ABlock",
@@ -105,6 +108,13 @@ def leave_out_of_presets(stock: Callable) -> Callable:
         return stock(base, custom, *args, **kwargs)
 
     return check_dict_alignment
+
+
+def add_released_names(stock: Iterable[str]) -> frozenset[str]:
+    """The names of models that Ultralytics takes for those of their weights, with the plugin's."""
+    from yolov12_plugin.models import MODELS
+
+    return frozenset((*stock, *MODELS))
 
 
 def prefer_user_yaml(stock: Callable) -> Callable:
