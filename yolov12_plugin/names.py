@@ -7,15 +7,15 @@ PACKAGE = Path(__file__).resolve().parent
 # Inside the package in a wheel, beside it in a checkout.
 CFG = next((p for p in (PACKAGE / "cfg", PACKAGE.parent / "cfg") if p.is_dir()), PACKAGE / "cfg")
 
-# Where the authors' repository has its model YAMLs: as a path in it, and as Ultralytics finds files there by their ends.
+# Where the authors' repository has its model YAMLs: the path in it, and its ends, by which Ultralytics finds files too.
 OF_THE_AUTHORS = ("ultralytics/cfg/models/v12", "cfg/models/v12", "models/v12", "v12")
 
 
 def find(file: str | os.PathLike[str]) -> Path | None:
     """Path of the plugin's YAML file of this name or trailing path, None if there is none.
 
-    A model's path in the authors' repository, ultralytics/cfg/models/v12/, is one too. A file that exists where the user
-    is, of whatever name, is the user's: it is never replaced.
+    A model's path in the authors' repository, ultralytics/cfg/models/v12/, is one too. A file that exists where the
+    user is, of whatever name, is the user's: it is never replaced.
     """
     name = os.fspath(file).strip()
     if not name.endswith((".yaml", ".yml")) or os.path.isfile(name):
