@@ -1,0 +1,208 @@
+"""Ultralytics' own tests in two columns: stock's YOLO12 with the plugin off, and YOLOv12 with it on.
+
+python tests/ultralytics_suite.py [--archive ultralytics-X.tar.gz] [--quick] [-k EXPRESSION] [--out FOLDER]
+
+Exits with 1 if a test that passes with the plugin off fails with it on.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from ultralytics_column import FAMILY, Results, read, renamed
+
+RERUNS = 2
+# What needs a server in a container, which no column has.
+LEFT_OUT = ("test_integrations.py::test_triton",)
+QUICK = "test_engine or test_export_onnx"
+
+
+def differing(off: Results, on: Results) -> list[str]:
+    """Tests that pass with the plugin off, and fail or are missing with it on."""
+    return sorted(
+        test
+        for test, result in off.items()
+        if result["outcome"] == "passed" and on.get(test, {}).get("outcome") not in ("passed", "skipped")
+    )
+
+
+def source_archive(folder: Path) -> Path:
+    """The source archive of the installed Ultralytics, from the package index."""
+    wanted = f"ultralytics=={version('ultralytics')}"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "-d",
+        folder,
+        wanted,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found := sorted(folder.glob("*.tar.gz")):
+        return found[0]
+    raise SystemExit(
+        f"No source archive of {wanted}: {done.stderr.strip()[-200:]}\nDownload it, and give it as --archive."
+    )
+
+
+def environment(home: Path, column: str, args: argparse.Namespace) -> dict[str, str]:
+    """A process without a network, whose two columns differ in the plugin and the family alone."""
+    nowhere = {f"{scheme}_PROXY": "http://127.0.0.1:9" for scheme in ("HTTP", "HTTPS", "ALL")}
+    env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | os.environ | nowhere
+    env |= {name.lower(): value for name, value in nowhere.items()}
+    env |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(home / "config")}
+    env |= {
+        "PIP_NO_INDEX": "1",
+        "WANDB_MODE": "disabled",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    env |= {
+        "ULTRALYTICS_SUITE_FAMILY": FAMILY[column],
+        "ULTRALYTICS_SUITE_LIMIT": str(args.limit),
+        "YOLO12_PLUGIN": column,
+    }
+    return env
+
+
+def unpack(archive: Path, home: Path, column: str) -> None:
+    """The archive's tests, pointed at the column's family; those who lack but data are no longer skipped offline."""
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            inner = Path(*Path(member.name).parts[1:])
+            if member.isfile() and inner.parts[:1] in (("tests",), ("pyproject.toml",)) and ".." not in inner.parts:
+                file = home / "work" / inner
+                file.parent.mkdir(parents=True, exist_ok=True)
+                content = tar.extractfile(member)
+                assert content
+                file.write_text(renamed(content.read().decode(), FAMILY[column]).replace("not ONLINE", "False"))
+    shutil.copy(Path(__file__).with_name("ultralytics_column.py"), home / "work")
+
+
+def run(home: Path, column: str, args: argparse.Namespace, round_: int, wanted: list[str]) -> Results:
+    """The tests of a column; where one ends or hangs the process, the next process goes on after it."""
+    results = home / f"results{round_}.jsonl"
+    env = environment(home, column, args) | {
+        "ULTRALYTICS_SUITE_RESULTS": str(results),
+        "ULTRALYTICS_SUITE_WANTED": json.dumps(wanted),
+    }
+    command = [sys.executable, "-m", "pytest", "-p", "ultralytics_column", "-o", "addopts=", "--tb=short", "-v"]
+    command += [f"--deselect=tests/{test}" for test in LEFT_OUT]
+    command += ["-k", args.k] if args.k else []
+    known = -1
+    while len(read(results)) > known:
+        known = len(read(results))
+        with (home / f"log{round_}.txt").open("a") as log:
+            process = subprocess.Popen(
+                [*command, "tests"], cwd=home / "work", env=env, stdout=log, stderr=log, start_new_session=True
+            )
+            if await_end(process, results, 2 * args.limit) in (0, 1, 5):  # passed, failed, none collected
+                break
+    return read(results)
+
+
+def await_end(process: subprocess.Popen[bytes], results: Path, patience: float) -> int:
+    """The exit code of a process, which is killed with its children when no test has begun or ended for long."""
+    try:
+        while True:
+            size = results.stat().st_size if results.exists() else 0
+            try:
+                return process.wait(patience)
+            except subprocess.TimeoutExpired:
+                if size == (results.stat().st_size if results.exists() else 0):
+                    return -1
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def set_up(archive: Path, home: Path, column: str, args: argparse.Namespace) -> None:
+    unpack(archive, home, column)
+    code = f"import ultralytics_column; ultralytics_column.prepare({FAMILY[column]!r})"
+    with (home / "prepare.txt").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=home / "work", env=environment(home, column, args), stdout=log, stderr=log, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"Column {column}: {(home / 'prepare.txt').read_text().strip()[-2000:]}")
+
+
+def compare(folder: Path, args: argparse.Namespace) -> dict[str, object]:
+    """Both columns, and their differences: what differed in the run of all and in every run of it alone."""
+    archive = args.archive or source_archive(folder)
+    homes = {column: folder / column for column in FAMILY}
+    with ThreadPoolExecutor(args.workers) as pool:
+
+        def both(round_: int, wanted: list[str]) -> tuple[Results, Results]:
+            off, on = pool.map(lambda column: run(homes[column], column, args, round_, wanted), FAMILY)
+            return off, on
+
+        list(pool.map(lambda column: set_up(archive, homes[column], column, args), FAMILY))
+        off, on = both(0, [])
+        suspects = steady = differing(off, on)
+        for round_ in range(1, RERUNS + 1):
+            steady = steady and [test for test in differing(*both(round_, steady)) if test in steady]
+    return {
+        "ultralytics": version("ultralytics"),
+        "off": off,
+        "on": on,
+        "differences": steady,
+        "unsteady": sorted(set(suspects) - set(steady)),
+    }
+
+
+def show(report: dict) -> None:
+    outcomes = {column: Counter(result["outcome"] for result in report[column].values()) for column in FAMILY}
+    print(f"Ultralytics {report['ultralytics']}, its own tests\n{'':10}{'plugin off':>12}{'plugin on':>12}")
+    for outcome in ("passed", "failed", "skipped"):
+        print(f"{outcome:10}{outcomes['off'][outcome]:12}{outcomes['on'][outcome]:12}")
+    for title, names in (("Passes off, fails on", report["differences"]), ("Not at every run", report["unsteady"])):
+        for test in names:
+            print(f"{title}: {test}\n    {report['on'].get(test, {}).get('why', 'not run')}")
+    others = [t for t in report["on"] if report["on"][t]["outcome"] != report["off"].get(t, {}).get("outcome")]
+    for test in sorted(set(others) - {*report["differences"], *report["unsteady"]}):
+        print(f"{report['off'].get(test, {}).get('outcome')} off, {report['on'][test]['outcome']} on: {test}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--archive", type=Path, help="source archive of the installed Ultralytics; else from the index")
+    parser.add_argument("--quick", action="store_true", help="the selection of CI")
+    parser.add_argument("-k", help="which tests, as pytest's -k")
+    parser.add_argument("--limit", type=int, default=300, help="seconds of one test (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, choices=(1, 2), help="columns run at once (%(default)s)")
+    parser.add_argument("--out", type=Path, help="a new folder where the logs and results.json stay")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    args = parser.parse_args()
+    if args.quick:
+        args.k = f"({QUICK}) and ({args.k})" if args.k else QUICK
+    if args.archive:
+        args.archive = args.archive.resolve()
+    with tempfile.TemporaryDirectory(prefix="ultralytics-suite-") as temporary:
+        folder = args.out.resolve() if args.out else Path(temporary)
+        for column in FAMILY:
+            (folder / column).mkdir(parents=True)
+        report = compare(folder, args)
+        (folder / "results.json").write_text(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1)) if args.json else show(report)
+    return bool(report["differences"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
