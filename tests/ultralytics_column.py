@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 FAMILY = {"off": "yolo12", "on": "yolov12"}
+ENDED = "the process ended within it"
 
 Results = dict[str, dict[str, str]]
 
@@ -142,9 +143,10 @@ def common_name(nodeid: str) -> str:
     return nodeid.replace(FAMILY["on"], FAMILY["off"]).removeprefix("tests/")
 
 
-def record(nodeid: str, outcome: str, why: str = "") -> None:
+def record(nodeid: str, outcome: str, why: str, seconds: float = 0) -> None:
+    line = {"test": common_name(nodeid), "outcome": outcome, "why": why, "seconds": f"{seconds:.1f}"}
     with column_file().open("a") as file:
-        file.write(json.dumps({"test": common_name(nodeid), "outcome": outcome, "why": why}) + "\n")
+        file.write(json.dumps(line) + "\n")
 
 
 def pytest_load_initial_conftests() -> None:
@@ -178,13 +180,14 @@ def pytest_runtest_call(item: pytest.Item):
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    record(nodeid, "failed", "the process ended within it")  # until its report comes
+    record(nodeid, "failed", ENDED)  # until its report comes
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or not report.passed:
         errors = [line[1:].strip() for line in report.longreprtext.splitlines() if line.startswith("E ")]
-        record(report.nodeid, report.outcome, (errors or [report.longreprtext.strip()])[0][:300])
+        why = (errors or [report.longreprtext.strip()])[0][:300]
+        record(report.nodeid, report.outcome, why, report.duration)
 
 
 def read(file: Path) -> Results:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-from ultralytics_column import FAMILY, Results, read, renamed
+from ultralytics_column import ENDED, FAMILY, Results, read, renamed
 
 RERUNS = 2
 # What needs a server in a container, which no column has.
@@ -39,20 +39,13 @@ def differing(off: Results, on: Results) -> list[str]:
 def source_archive(folder: Path) -> Path:
     """The source archive of the installed Ultralytics, from the package index."""
     wanted = f"ultralytics=={version('ultralytics')}"
-    command = [
+    pip = [
         sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "-d",
-        folder,
+        *["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d"],
+        str(folder),
         wanted,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if found := sorted(folder.glob("*.tar.gz")):
         return found[0]
     raise SystemExit(
@@ -62,21 +55,20 @@ def source_archive(folder: Path) -> Path:
 
 def environment(home: Path, column: str, args: argparse.Namespace) -> dict[str, str]:
     """A process without a network, whose two columns differ in the plugin and the family alone."""
-    nowhere = {f"{scheme}_PROXY": "http://127.0.0.1:9" for scheme in ("HTTP", "HTTPS", "ALL")}
-    env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | os.environ | nowhere
-    env |= {name.lower(): value for name, value in nowhere.items()}
-    env |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(home / "config")}
-    env |= {
+    env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | os.environ
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        env[name] = env[name.upper()] = "http://127.0.0.1:9"  # refuses at once
+    return env | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the `yolo` of this environment
         "PIP_NO_INDEX": "1",
-        "WANDB_MODE": "disabled",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    env |= {
         "ULTRALYTICS_SUITE_FAMILY": FAMILY[column],
         "ULTRALYTICS_SUITE_LIMIT": str(args.limit),
+        "WANDB_MODE": "disabled",
         "YOLO12_PLUGIN": column,
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_CONFIG_DIR": str(home / "config"),
+        "YOLO_OFFLINE": "true",
     }
-    return env
 
 
 def unpack(archive: Path, home: Path, column: str) -> None:
@@ -100,19 +92,19 @@ def run(home: Path, column: str, args: argparse.Namespace, round_: int, wanted: 
         "ULTRALYTICS_SUITE_RESULTS": str(results),
         "ULTRALYTICS_SUITE_WANTED": json.dumps(wanted),
     }
-    command = [sys.executable, "-m", "pytest", "-p", "ultralytics_column", "-o", "addopts=", "--tb=short", "-v"]
+    options = "-v --tb=short -o addopts= -p ultralytics_column --continue-on-collection-errors"
+    command = [sys.executable, "-m", "pytest", *options.split()]
     command += [f"--deselect=tests/{test}" for test in LEFT_OUT]
     command += ["-k", args.k] if args.k else []
-    known = -1
-    while len(read(results)) > known:
-        known = len(read(results))
+    while True:
+        ended = sum(result["why"] == ENDED for result in read(results).values())
         with (home / f"log{round_}.txt").open("a") as log:
             process = subprocess.Popen(
                 [*command, "tests"], cwd=home / "work", env=env, stdout=log, stderr=log, start_new_session=True
             )
-            if await_end(process, results, 2 * args.limit) in (0, 1, 5):  # passed, failed, none collected
-                break
-    return read(results)
+            await_end(process, results, args.limit + 120)
+        if sum(result["why"] == ENDED for result in read(results).values()) == ended:
+            return read(results)
 
 
 def await_end(process: subprocess.Popen[bytes], results: Path, patience: float) -> int:
@@ -134,13 +126,10 @@ def await_end(process: subprocess.Popen[bytes], results: Path, patience: float) 
 def set_up(archive: Path, home: Path, column: str, args: argparse.Namespace) -> None:
     unpack(archive, home, column)
     code = f"import ultralytics_column; ultralytics_column.prepare({FAMILY[column]!r})"
-    with (home / "prepare.txt").open("w") as log:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=home / "work", env=environment(home, column, args), stdout=log, stderr=log, check=False,
-        )  # fmt: skip
+    command, env = [sys.executable, "-c", code], environment(home, column, args)
+    done = subprocess.run(command, cwd=home / "work", env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"Column {column}: {(home / 'prepare.txt').read_text().strip()[-2000:]}")
+        raise SystemExit(f"Column {column}: {done.stderr.strip()[-2000:]}")
 
 
 def compare(folder: Path, args: argparse.Namespace) -> dict[str, object]:
@@ -155,6 +144,9 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, object]:
 
         list(pool.map(lambda column: set_up(archive, homes[column], column, args), FAMILY))
         off, on = both(0, [])
+        if not any(result["outcome"] == "passed" for result in off.values()):
+            log = homes["off"] / "log0.txt"
+            raise SystemExit(f"No test passes with the plugin off:\n{log.read_text()[-2000:]}")
         suspects = steady = differing(off, on)
         for round_ in range(1, RERUNS + 1):
             steady = steady and [test for test in differing(*both(round_, steady)) if test in steady]
