@@ -85,6 +85,8 @@ def write_data(folder: Path) -> None:
     from ultralytics.utils import ASSETS, ROOT, YAML
 
     pictures = [cv2.resize(cv2.imread(str(ASSETS / name)), (160, 128)) for name in ("bus.jpg", "zidane.jpg")]
+    halves = np.repeat([[7], [8]], 64, axis=0).repeat(160, axis=1)  # road and pavement of Cityscapes
+    maps = {"masks": halves.astype(np.uint8), "depth": (halves * 500).astype(np.uint16)}
     for name, label in LABELS.items():
         file = ROOT / "cfg/datasets" / f"{name}.yaml"
         if not file.exists():
@@ -92,24 +94,23 @@ def write_data(folder: Path) -> None:
         data = YAML.load(file)
         for split in {data["train"], data["val"]}:
             images = folder / data["path"] / split
-            targets = {kind: Path(str(images).replace("images", kind)) for kind in ("labels", "masks", "depth")}
-            for target in (images, *targets.values()):
-                target.mkdir(parents=True)
+            kind = {"cityscapes8": "masks", "depth8": "depth"}.get(name, "labels")
+            targets = folder / data["path"] / split.replace("images", kind)
+            images.mkdir(parents=True)
+            targets.mkdir(parents=True)
             for i in range(4):
                 cv2.imwrite(str(images / f"{i}.jpg"), pictures[i % 2])
-                if label:
-                    (targets["labels"] / f"{i}.txt").write_text(f"{label}\n")
-                mask = np.full((128, 160), 7, np.uint8)  # Cityscapes' road
-                mask[:64] = 8
-                cv2.imwrite(str(targets["masks"] / f"{i}.png"), mask)
-                cv2.imwrite(str(targets["depth"] / f"{i}.png"), mask.astype(np.uint16) * 500)
+                if kind == "labels":
+                    (targets / f"{i}.txt").write_text(f"{label}\n")
+                else:
+                    cv2.imwrite(str(targets / f"{i}.png"), maps[kind])
             if "multispectral" in name:
                 convert_to_multispectral(images, n_channels=10, replace=True)
     for split in ("train", "val"):
         for i in range(10):
-            kind = folder / "imagenet10" / split / f"n{i:08}"
-            kind.mkdir(parents=True)
-            cv2.imwrite(str(kind / "0.jpg"), pictures[i % 2])
+            images = folder / "imagenet10" / split / f"n{i:08}"
+            images.mkdir(parents=True)
+            cv2.imwrite(str(images / "0.jpg"), pictures[i % 2])
 
 
 def write_videos(folder: Path, model: Path) -> None:

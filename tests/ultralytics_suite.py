@@ -56,8 +56,8 @@ def source_archive(folder: Path) -> Path:
 def environment(home: Path, column: str, args: argparse.Namespace) -> dict[str, str]:
     """A process without a network, whose two columns differ in the plugin and the family alone."""
     env = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | os.environ
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        env[name] = env[name.upper()] = "http://127.0.0.1:9"  # refuses at once
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # a proxy that refuses at once
+        env[name] = env[name.upper()] = "http://127.0.0.1:9" if name != "no_proxy" else "127.0.0.1,localhost"
     return env | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the `yolo` of this environment
         "PIP_NO_INDEX": "1",
