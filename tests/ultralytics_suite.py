@@ -182,7 +182,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archive", type=Path, help="source archive of the installed Ultralytics; else from the index")
     parser.add_argument("--quick", action="store_true", help="the selection of CI")
-    parser.add_argument("-k", help="which tests, as pytest's -k")
+    parser.add_argument("-k", help="which tests, as pytest's -k, by names that both columns have")
     parser.add_argument("--limit", type=int, default=300, help="seconds of one test (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, choices=(1, 2), help="columns run at once (%(default)s)")
     parser.add_argument("--out", type=Path, help="a new folder where the logs and results.json stay")
