@@ -230,7 +230,7 @@ def test_pickles_name_ultralytics():
 
 @settings(deadline=None, max_examples=40)
 @given(layout=st.sampled_from(LAYOUTS + POSITIONS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
-       heads=st.integers(1, 3), area=st.integers(1, 6), format=st.sampled_from(["onnx", "torchscript", "ncnn"]))  # fmt: skip
+       heads=st.integers(1, 3), area=st.integers(1, 6), format=st.sampled_from(["onnx", "torchscript", "executorch"]))  # fmt: skip
 def test_fused_form(layout, b, h, w, heads, area, format):
     """What an export's copy computes: one projection instead of the official ones, the same result."""
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()

@@ -21,6 +21,7 @@ LOGGER = logging.getLogger("ultralytics")  # says its lines where and when Ultra
 
 BACKENDS = ("auto", "flash", "sdpa", "math")
 
+is_exporting = getattr(torch.compiler, "is_exporting", bool)  # public from PyTorch 2.7 on
 is_compiling = getattr(torch.compiler, "is_compiling", torch._utils.is_compiling)  # public from PyTorch 2.3 on
 
 
@@ -344,6 +345,8 @@ def area_attention(
     """
     b, _, h, w = qkv.shape
     n = h * w
+    if _takes_products(format) and v is None and table is None and not by_head and not vertical and n % area == 0:
+        return _products(qkv, heads, area, scale)
     maps = _takes_maps(format)
     tokens = _as_maps(qkv, v, vertical) if maps else _as_tokens(qkv, v, vertical)
     dim = 2 if maps else 1  # that of the tokens
@@ -374,16 +377,41 @@ def area_attention(
     return _as_map(_cat(outs, dim), h, w, maps, vertical), v
 
 
+def _products(qkv: Tensor, heads: int, area: int, scale: float | None) -> tuple[Tensor, Tensor]:
+    """Area attention as batched products of matrices: one subgraph of XNNPACK, where split and 4-D products are not."""
+    b, c, h, w = qkv.shape
+    dim, n, d, m = c // 3, h * w // area, c // 3 // heads, b * heads * area
+    q, k, v = [qkv[:, i * dim : (i + 1) * dim] for i in range(3)]
+    parts = (b * heads, d, area, n)
+    if scale is None:
+        q = q * d**-0.5
+    elif scale != 1:
+        q = q * scale
+    queries = q.reshape(parts).permute(0, 2, 3, 1).reshape(m, n, d)
+    keys = k.reshape(parts).permute(0, 2, 1, 3).reshape(m, d, n)
+    values = v.reshape(parts).permute(0, 2, 3, 1).reshape(m, n, d)
+    out = torch.bmm(torch.bmm(queries, keys).softmax(-1), values).reshape(b * heads, area, n, d)
+    return out.permute(0, 3, 1, 2).reshape(b, dim, h, w), v
+
+
 def _cat(pieces: list[Tensor], dim: int) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)
+
+
+def _takes_products(format: str | None) -> bool:
+    """Whether a graph is made for a compiler of phones, or for Paddle: they know few operations, of few dimensions."""
+    if torch.jit.is_scripting():
+        return False
+    else:  # not compiled by torch.jit.script
+        return format in ("ncnn", "paddle", "executorch")
 
 
 def _takes_maps(format: str | None) -> bool:
     """Whether a graph is made whose compiler wants maps of tokens, (B, channels, H·W), of at most four dimensions."""
     if torch.jit.is_scripting():
         return False
-    else:  # not compiled by torch.jit.script
-        return format in ("ncnn", "paddle") or torch.onnx.is_in_onnx_export()
+    else:
+        return _takes_products(format) or torch.onnx.is_in_onnx_export()
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -449,11 +477,18 @@ def _split_areas(tokens: Tensor, heads: int, area: int, by_head: bool, maps: boo
     return q, k, v
 
 
+def _laid_out(x: Tensor) -> Tensor:
+    if torch.jit.is_scripting():
+        return x
+    else:  # what computes an exported graph may lay out the result of a kernel otherwise than this PyTorch does
+        return x.clone(memory_format=torch.contiguous_format) if is_exporting() else x
+
+
 def _join_areas(x: Tensor, b: int, area: int, maps: bool) -> Tensor:
     # (B·area, heads, n, head_dim) -> (B, area·n, dim), of maps (B, dim, area·n)
     _, heads, n, d = x.shape
     if not maps:
-        return x.transpose(1, 2).reshape(b, area * n, heads * d)
+        return _laid_out(x.transpose(1, 2)).reshape(b, area * n, heads * d)
     x = x.transpose(2, 3)
     if area > 1:
         x = x.reshape(b, area, heads * d, n).transpose(1, 2)
