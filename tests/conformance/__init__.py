@@ -1,0 +1,1 @@
+"""What works on stock's YOLO12, tried on stock and with the plugin: see capabilities.py."""
