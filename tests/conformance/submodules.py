@@ -9,6 +9,7 @@ from ultralytics.nn.modules.conv import Conv, GhostConv
 
 from conformance.capabilities import group
 from conformance.support import (
+    YAML,
     a2c2f,
     aattn,
     ablock,
@@ -377,7 +378,7 @@ def subclass_in_a_yaml():
 
     old, tasks.A2C2f = tasks.A2C2f, MyStage
     try:
-        net = network()
+        net = tasks.DetectionModel(YAML.format("n"), verbose=False)
     finally:
         tasks.A2C2f = old
     assert sum(isinstance(m, MyAttention) for m in net.modules()) == 8
@@ -408,8 +409,6 @@ def names_of_modules():
 def initial_weights():
     """Equal seeds give equal weights"""
     from ultralytics.nn.tasks import DetectionModel
-
-    from conformance.support import YAML
 
     torch.manual_seed(5)
     net = DetectionModel(YAML.format("n"), verbose=False)

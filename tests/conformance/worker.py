@@ -64,14 +64,14 @@ def fresh() -> None:
 
 
 def outcome(capability: capabilities.Capability) -> dict[str, Any]:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         value, detail, ok = digest(capability.run()), "", True
     except BaseException as e:  # SystemExit too: Ultralytics and packages raise it
         if isinstance(e, KeyboardInterrupt):
             raise
         value, detail, ok = None, describe(e), False
-    return {"ok": ok, "detail": detail, "value": value, "seconds": round(time.perf_counter() - start, 2)}
+    return {"ok": ok, "detail": detail, "value": value, "seconds": round(time.process_time() - start, 2)}
 
 
 def describe(e: BaseException) -> str:
