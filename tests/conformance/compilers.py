@@ -1,7 +1,6 @@
 """What compilers take: torch.export, torch.compile, and quantisation, which rebuilds modules and graphs."""
 
 import io
-import os
 
 import torch
 from torch import nn
@@ -91,26 +90,26 @@ def full_graph():
 
 @capability
 def full_graph_of_the_network():
-    """torch.compile(fullgraph=True) of the network: outputs, gradients and statistics of a step"""
-    net = network().double().train()
-    other, x = twin(net), images().double()
-    total(torch.compile(net, fullgraph=True, backend="aot_eager")(x)).backward()
-    total(other(x)).backward()
-    equal(list(gradients(net).values()), list(gradients(other).values()), 1e-7)
-    equal([b.double() for b in net.buffers()], [b.double() for b in other.buffers()], 1e-9)
+    """torch.compile(fullgraph=True) of the network in training mode; a step of its stages of attention"""
+    net, x = network().train(), images()
+    with torch.no_grad():
+        equal(torch.compile(twin(net), fullgraph=True, backend="aot_eager")(x), net(x), 1e-3)
+    stages, x = nn.Sequential(*network().model[5:9]).double().train(), maps(2, 128).double()
+    other = twin(stages)
+    torch.compile(stages, fullgraph=True, backend="aot_eager")(x).pow(2).mean().backward()
+    other(x).pow(2).mean().backward()
+    equal(list(gradients(stages).values()), list(gradients(other).values()), 1e-7)
+    equal([b.double() for b in stages.buffers()], [b.double() for b in other.buffers()], 1e-9)
 
 
 @capability
 def compiled_for_any_size():
-    """torch.compile(dynamic=True): one graph for several sizes"""
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    counter, block = CompileCounterWithBackend("aot_eager"), a2c2f().eval()
-    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=counter)
+    """torch.compile(dynamic=True) and mark_dynamic: other sizes than the first"""
+    block = ablock(4).eval()
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend="aot_eager")
     for x in maps(2), maps(3, 64, 4, 12), maps(2, 64, 12, 8):
         with torch.no_grad():
             equal(compiled(x), block(x))
-    assert counter.frame_count
 
 
 @capability
@@ -140,21 +139,16 @@ def hooks_of_a_compiled_block():
 @capability(seconds=300)
 def inductor():
     """torch.compile of a block by its default backend, fullgraph: values and gradients"""
-    block, x = ablock().train(), maps(2)
+    block, x = ablock().double().train(), maps(2).double()
     other = twin(block)
     torch.compile(block, fullgraph=True)(x).pow(2).mean().backward()
     other(x).pow(2).mean().backward()
-    equal(list(gradients(block).values()), list(gradients(other).values()), 1e-3)
+    equal(list(gradients(block).values()), list(gradients(other).values()), 1e-6)
 
 
-@capability(seconds=300)
-def ahead_of_time_inductor():
-    """torch._inductor.aoti_compile_and_package of an exported block, loaded and run"""
-    block, x = a2c2f().eval(), maps(2)
-    package = torch._inductor.aoti_compile_and_package(
-        torch.export.export(block, (x,)), package_path=os.path.abspath("block.pt2")
-    )
-    equal(torch._inductor.aoti_load_package(package)(x), block(x), 1e-3)
+def near(y: torch.Tensor, right: torch.Tensor, limit: float) -> None:
+    error = ((y - right).norm() / right.norm()).item()
+    assert error < limit, f"off by {error:.2f}"
 
 
 def engine() -> str:
@@ -164,36 +158,31 @@ def engine() -> str:
 
 @capability
 def quantised_by_fx():
-    """torch.ao FX quantisation of the stages of attention: prepared, calibrated, converted, run"""
+    """torch.ao FX quantisation of a stage of attention: prepared, calibrated, converted, run"""
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-    stages = nn.Sequential(*network().model[5:9]).eval()
-    x = maps(4, 128, 8, 8)
-    prepared = prepare_fx(twin(stages), get_default_qconfig_mapping(engine()), (x,))
+    stage, x = a2c2f().eval(), maps(4)
+    prepared = prepare_fx(twin(stage), get_default_qconfig_mapping(engine()), (x,))
     prepared(x)
     quantised = convert_fx(prepared)
-    convs = [name for name, m in quantised.named_modules() if "quantized" in type(m).__module__]
-    y, right = quantised(x), stages(x)
-    error = (y - right).norm() / right.norm()
-    assert error < 0.2, f"{error:.2f} from the network before"
-    return convs
+    near(quantised(x), stage(x), 0.2)
+    return [name for name, m in quantised.named_modules() if "quantized" in type(m).__module__]
 
 
 @capability
 def quantised_in_training_by_fx():
-    """torch.ao FX quantisation-aware training of a block: a step, converted"""
+    """torch.ao FX quantisation-aware training of a block: steps, then converted"""
     from torch.ao.quantization import get_default_qat_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 
     block, x = a2c2f().train(), maps(4)
     prepared = prepare_qat_fx(block, get_default_qat_qconfig_mapping(engine()), (x,))
-    for _ in range(2):
+    for _ in range(3):
         prepared(x).pow(2).mean().backward()
     assert all(p.grad is not None for p in prepared.parameters() if p.requires_grad)
     right = twin(prepared).eval()(x)
-    y = convert_fx(prepared.eval())(x)
-    assert (y - right).norm() < 0.2 * right.norm()
+    near(convert_fx(prepared.eval())(x), right, 0.3)
 
 
 @capability
@@ -226,8 +215,7 @@ def quantised_eagerly():
     convert(block, inplace=True)
     y = block(x)
     assert sum("quantized" in type(m).__module__ for m in block.modules()) >= 10
-    assert (y - right).norm() < 0.1 * right.norm()
-    return float((y - right).norm() / right.norm()) < 0.1
+    near(y, right, 0.1)
 
 
 @capability
@@ -251,7 +239,7 @@ def onnx_of_a_block():
     """torch.onnx.export of a block, both exporters, run by ONNX Runtime at other sizes"""
     import onnxruntime
 
-    block, x = a2c2f().eval(), maps(2)
+    block, x = ablock(4).eval(), maps(2)
     for dynamo in False, True:
         file = f"block-{dynamo}.onnx"
         if dynamo:
@@ -267,9 +255,9 @@ def onnx_of_a_block():
 
 
 @capability
-def traced_network_quantised():
+def optimised_for_inference():
     """A traced network optimised for inference by TorchScript (`optimize_for_inference`, freeze)"""
-    net = First(network().eval())
+    net = First(network()).eval()
     net(images())
     traced = torch.jit.trace(net, images())
     frozen = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
