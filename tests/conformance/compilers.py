@@ -51,7 +51,9 @@ def export_of_blocks_of_any_size():
     """torch.export of AAttn, ABlock, A2C2f alone with all sizes dynamic"""
     auto = torch.export.Dim.AUTO
     for block in three().values():
-        program = torch.export.export(block.eval(), (maps(2, 64, 8, 12),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
+        program = torch.export.export(
+            block.eval(), (maps(2, 64, 8, 12),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)
+        ).module()
         for x in maps(2, 64, 12, 8), maps(3, 64, 4, 4):
             equal(program(x), block(x))
 
@@ -70,7 +72,9 @@ def unflattened():
     block = ablock().eval()
     modules = torch.export.unflatten(torch.export.export(block, (maps(2),)))
     equal(modules(maps(2)), block(maps(2)))
-    return sorted(name for name, _ in modules.named_modules() if name.rpartition(".")[2] in ("attn", "qkv", "proj", "pe", "mlp"))
+    return sorted(
+        name for name, _ in modules.named_modules() if name.rpartition(".")[2] in ("attn", "qkv", "proj", "pe", "mlp")
+    )
 
 
 @capability

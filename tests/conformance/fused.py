@@ -8,7 +8,20 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from conformance.capabilities import group
-from conformance.support import First, a2c2f, attention, calls, close, differ, equal, fused, images, maps, network, quotient
+from conformance.support import (
+    First,
+    a2c2f,
+    attention,
+    calls,
+    close,
+    differ,
+    equal,
+    fused,
+    images,
+    maps,
+    network,
+    quotient,
+)
 
 capability = group("Fused models")
 
@@ -79,7 +92,12 @@ def edits_in_place():
     with torch.no_grad():
         for p in a.qkv.parameters():
             kept = p.clone()
-            for edit in (lambda p: p.mul_(2), lambda p: p[:32].zero_(), lambda p: p.copy_(kept.flip(0)), lambda p: p.add_(1)):
+            for edit in (
+                lambda p: p.mul_(2),
+                lambda p: p[:32].zero_(),
+                lambda p: p.copy_(p.flip(0)),
+                lambda p: p.add_(1),
+            ):
                 edit(p)
                 found.append(a(x))
                 differ(found[-1], before)
@@ -98,7 +116,12 @@ def edits_of_data():
     def by_numpy(w):
         w.detach().numpy()[:] *= 2
 
-    edits = (lambda w: w.data.mul_(2), lambda w: w.detach().zero_(), by_numpy, lambda w: setattr(w, "data", w.data.flip(0)))
+    edits = (
+        lambda w: w.data.mul_(2),
+        lambda w: w.detach().zero_(),
+        by_numpy,
+        lambda w: setattr(w, "data", w.data.flip(0)),
+    )
     for edit in edits:
         edit(w)
         found.append(a(x))

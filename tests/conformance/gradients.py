@@ -87,7 +87,15 @@ def difference_quotients():
             return block(x).pow(2).sum()
 
         loss().backward()
-        for part in "cv1.conv", "cv2.conv", "m.0.0.attn.qkv.conv", "m.0.0.attn.pe.conv", "m.0.1.attn.proj.conv", "m.0.1.mlp.0.conv", "m.0.1.mlp.1.bn":
+        for part in (
+            "cv1.conv",
+            "cv2.conv",
+            "m.0.0.attn.qkv.conv",
+            "m.0.0.attn.pe.conv",
+            "m.0.1.attn.proj.conv",
+            "m.0.1.mlp.0.conv",
+            "m.0.1.mlp.1.bn",
+        ):
             weight = block.get_submodule(part).weight
             index = (1,) + (0,) * (weight.dim() - 1)
             close(weight.grad[index].item(), quotient(loss, weight, index))
@@ -99,7 +107,12 @@ def gradcheck():
     for area in 1, 4:
         for training in True, False:
             block = ablock(area).double().train(training)
-            weights = [block.attn.qkv.conv.bias, block.attn.qkv.bn.weight, block.mlp[0].bn.bias, block.attn.pe.conv.weight]
+            weights = [
+                block.attn.qkv.conv.bias,
+                block.attn.qkv.bn.weight,
+                block.mlp[0].bn.bias,
+                block.attn.pe.conv.weight,
+            ]
             weights = [w for w in weights if w is not None]
 
             def f(x, *_, block=block):
@@ -184,7 +197,9 @@ def func_grad():
         block = without_statistics(block.double().train())
         x = maps(2).double()
         given = {k: p.detach() for k, p in block.named_parameters()}
-        found = torch.func.grad(lambda p, block=block, x=x: torch.func.functional_call(block, p, (x,)).pow(2).mean())(given)
+        found = torch.func.grad(lambda p, block=block, x=x: torch.func.functional_call(block, p, (x,)).pow(2).mean())(
+            given
+        )
         block(x).pow(2).mean().backward()
         equal([found[k] for k in given], [p.grad for p in block.parameters()], 1e-8)
 
@@ -496,7 +511,9 @@ def bfloat16_autocast():
         assert y.dtype is (torch.bfloat16 if enabled else torch.float32)
         loss.backward()
         assert all(g.dtype is torch.float32 and g.isfinite().all() for g in gradients(block).values())
-        norms.append([loss, *(gradients(block)[f"{part}.conv.weight"].norm() for part in ("cv1", "cv2", "m.0.0.mlp.0"))])
+        norms.append(
+            [loss, *(gradients(block)[f"{part}.conv.weight"].norm() for part in ("cv1", "cv2", "m.0.0.mlp.0"))]
+        )
     for a, b in zip(*norms):
         close(a.item(), b.item(), 0.1)
     return torch.stack(norms[0])

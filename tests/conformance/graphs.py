@@ -10,14 +10,12 @@ from conformance.support import (
     First,
     a2c2f,
     aattn,
-    ablock,
     equal,
     gradients,
     images,
     maps,
     network,
     three,
-    total,
     twin,
 )
 
@@ -151,7 +149,11 @@ def script_with_a_residual():
     """torch.jit.script of A2C2f with gamma, of a2=False, and of uneven heads"""
     from ultralytics.nn.modules import block as blocks
 
-    for block, x in ((a2c2f(residual=True), maps(2)), (blocks.A2C2f(64, 64, 1, False), maps(2)), (aattn(100, 3, 4), maps(2, 100))):
+    for block, x in (
+        (a2c2f(residual=True), maps(2)),
+        (blocks.A2C2f(64, 64, 1, False), maps(2)),
+        (aattn(100, 3, 4), maps(2, 100)),
+    ):
         equal(torch.jit.script(block.eval())(x), block(x))
 
 

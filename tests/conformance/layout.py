@@ -66,7 +66,7 @@ def layout_of_every_layer():
     for training in True, False:
         net, found = network().train(training), {}
         for i, layer in enumerate(net.model[:-1]):
-            layer.register_forward_hook(lambda m, args, out, i=i: found.update({i: out.is_contiguous()}))
+            layer.register_forward_hook(lambda m, args, out, i=i, f=found: f.update({i: out.is_contiguous()}))
         net(images())
         assert all(found.values()) and len(found) == len(net.model) - 1, found
 
@@ -124,7 +124,11 @@ def channels_last_network():
 def input_of_any_stride():
     """Transposed, cut and expanded inputs give what their copies give"""
     base = maps(2, 128, 16, 16)
-    inputs = base[:, ::2, ::2, 1::2], base[:, :64, 4:12, 4:12].transpose(2, 3), base[:1, :64, :8, :8].expand(3, -1, -1, -1)
+    inputs = (
+        base[:, ::2, ::2, 1::2],
+        base[:, :64, 4:12, 4:12].transpose(2, 3),
+        base[:1, :64, :8, :8].expand(3, -1, -1, -1),
+    )
     for _, block, _ in list(stages())[:2]:
         for x in inputs:
             equal(block(x), block(x.contiguous()))

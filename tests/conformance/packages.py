@@ -33,7 +33,9 @@ def lora():
 
     net = network().train()
     before = twin(net).eval()(images())[0]
-    config = LoraConfig(r=4, target_modules=r".*\.(attn\.(qkv|proj)|mlp\.[01])\.conv", lora_dropout=0.1, init_lora_weights=False)
+    config = LoraConfig(
+        r=4, target_modules=r".*\.(attn\.(qkv|proj)|mlp\.[01])\.conv", lora_dropout=0.1, init_lora_weights=False
+    )
     torch.manual_seed(1)
     tuned = get_peft_model(net, config)
     total(tuned(images())).backward()
@@ -78,7 +80,9 @@ def sliced():
     from sahi import AutoDetectionModel
     from sahi.predict import get_sliced_prediction
 
-    model = AutoDetectionModel.from_pretrained("ultralytics", model_path=saved(), confidence_threshold=0.0005, device="cpu", image_size=64)
+    model = AutoDetectionModel.from_pretrained(
+        "ultralytics", model_path=saved(), confidence_threshold=0.0005, device="cpu", image_size=64
+    )
     result = get_sliced_prediction(photo(), model, slice_height=64, slice_width=64, verbose=0)
     assert result.object_prediction_list
     return len(result.object_prediction_list)
@@ -224,7 +228,9 @@ def counted_by_a_solution():
     """Ultralytics' solutions (object counter) over frames"""
     from ultralytics import solutions
 
-    counter = solutions.ObjectCounter(model=saved(), region=[(0, 32), (64, 32)], show=False, verbose=False, conf=0.0001, device="cpu", imgsz=64)
+    counter = solutions.ObjectCounter(
+        model=saved(), region=[(0, 32), (64, 32)], show=False, verbose=False, conf=0.0001, device="cpu", imgsz=64
+    )
     for _ in range(2):
         result = counter(picture())
     assert result.total_tracks >= 0

@@ -149,12 +149,19 @@ def edited_by_the_user():
     import ultralytics
 
     copy = Path("copy")
-    shutil.copytree(Path(ultralytics.__file__).parent, copy / "ultralytics", ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    shutil.copytree(
+        Path(ultralytics.__file__).parent, copy / "ultralytics", ignore=shutil.ignore_patterns("__pycache__", "assets")
+    )
     file = copy / "ultralytics/nn/modules/block.py"
     text = file.read_text()
     at = text.index("y = [self.cv1(x)]", text.index("class A2C2f"))
     file.write_text(text[:at] + "A2C2f.mine = True\n        " + text[at:])
-    done = child(EDITED, YAML.format("n"), PYTHONPATH=os.pathsep.join([str(copy.resolve()), os.environ["PYTHONPATH"]]), YOLO_VERBOSE="true")
+    done = child(
+        EDITED,
+        YAML.format("n"),
+        PYTHONPATH=os.pathsep.join([str(copy.resolve()), os.environ["PYTHONPATH"]]),
+        YOLO_VERBOSE="true",
+    )
     ran = json.loads(done.stdout.splitlines()[-1])["ran"]
     assert ran or "YOLO12_PLUGIN=off" in done.stdout + done.stderr
 

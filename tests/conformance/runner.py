@@ -14,6 +14,7 @@ from conformance.capabilities import Capability
 
 TESTS = Path(__file__).resolve().parent.parent
 SIDES = ("stock", "plugin")
+WORKER = ["-m", "conformance.worker"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def process(side: str, names: list[str], home: Path) -> dict[str, dict[str, Any]
     """One process; where it dies, the capability that it died of is charged, and those after it have no outcome."""
     results = home / "results.jsonl"
     results.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "conformance.worker", side, results, *names]
+    command = [sys.executable, *WORKER, side, results, *names]
     done = subprocess.run(command, cwd=home, env=environment(side, home), capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     found = {line.pop("name"): line for line in lines if "ok" in line}
@@ -75,14 +76,24 @@ def process(side: str, names: list[str], home: Path) -> dict[str, dict[str, Any]
         raise RuntimeError(f"no process of {side}: {done.stderr[-3000:]}")
     for name in died:
         last = " ".join(done.stderr.split())[-300:]
-        found[name] = {"ok": False, "detail": f"the process ended ({done.returncode}): {last}", "value": None, "seconds": 0}
+        found[name] = {
+            "ok": False,
+            "detail": f"the process ended ({done.returncode}): {last}",
+            "value": None,
+            "seconds": 0,
+        }
     return found
 
 
 def environment(side: str, home: Path) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     env = {k: v for k, v in os.environ.items() if not k.startswith("YOLO12_")}
-    env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "YOLO_VERBOSE": "false", "YOLO_CONFIG_DIR": str(home / "config")}
+    env |= {
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "YOLO_VERBOSE": "false",
+        "YOLO_CONFIG_DIR": str(home / "config"),
+    }
     env |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
     (home / "config").mkdir(exist_ok=True)
     return env | ({"YOLO12_PLUGIN": "off"} if side == "stock" else {})
@@ -99,7 +110,7 @@ def difference(stock: Any, plugin: Any, tolerance: float, where: str = "") -> st
         if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in [*stock, *plugin]):
             pairs = enumerate(zip(stock, plugin))
             return next(filter(None, (difference(a, b, tolerance, f"{where}[{i}]") for i, (a, b) in pairs)), "")
-        scale = max([1e-9, *map(abs, stock)])
-        error = max([0.0, *(abs(a - b) for a, b in zip(stock, plugin))])
-        return "" if error <= tolerance * scale else f"value{where} differs from stock's by {error:.3g} of {scale:.3g}"
+        limit = tolerance * max([1e-9, *map(abs, stock)])
+        off = [abs(a - b) for a, b in zip(stock, plugin) if not abs(a - b) <= limit]  # NaN is off too
+        return f"value{where} differs from stock's by {max(off):.3g}, more than {limit:.3g}" if off else ""
     return "" if stock == plugin else f"value{where} is {str(plugin)[:120]}, stock's {str(stock)[:120]}"

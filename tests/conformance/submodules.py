@@ -1,7 +1,5 @@
 """Parts of a block may be replaced, hooked and patched: their modules are called."""
 
-import types
-
 import torch
 from torch import nn
 from ultralytics.nn.modules import block as blocks
@@ -16,7 +14,6 @@ from conformance.support import (
     calls,
     close,
     differ,
-    equal,
     lively,
     maps,
     network,
@@ -107,7 +104,9 @@ def ghost_convolution():
 def plain_convolution():
     """A bare nn.Conv2d, or one within nn.Sequential, as qkv or pe"""
     found = [put(aattn().eval(), "qkv", nn.Conv2d(64, 192, 1, bias=False), maps(2))]
-    found += [put(aattn().eval(), "qkv", nn.Sequential(nn.Conv2d(64, 192, 1, bias=False), nn.BatchNorm2d(192)), maps(2))]
+    found += [
+        put(aattn().eval(), "qkv", nn.Sequential(nn.Conv2d(64, 192, 1, bias=False), nn.BatchNorm2d(192)), maps(2))
+    ]
     found += [put(aattn().eval(), "pe", nn.Conv2d(64, 64, 5, 1, 2, groups=64, bias=False), maps(2))]
     return found
 
@@ -144,7 +143,9 @@ def three_modules_as_mlp():
     found = []
     for training in True, False:
         block = ablock().train(training)
-        found.append(put(block, "mlp", nn.Sequential(Conv(64, 128, 1), Conv(128, 128, 3, g=128), Conv(128, 64, 1)), maps(2)))
+        found.append(
+            put(block, "mlp", nn.Sequential(Conv(64, 128, 1), Conv(128, 128, 3, g=128), Conv(128, 64, 1)), maps(2))
+        )
         found[-1].pow(2).mean().backward()
         assert all(p.grad.any() for p in block.mlp.parameters())
     return found
@@ -280,7 +281,18 @@ def hooks_that_change_something():
 def backward_hooks():
     """Full backward hooks of qkv, proj, pe, mlp and the block are called once"""
     block, seen = a2c2f().train(), []
-    parts = "", "cv1", "cv2", "m.0.0", "m.0.0.mlp", "m.0.0.mlp.0", "m.0.0.attn", "m.0.0.attn.qkv", "m.0.0.attn.proj", "m.0.0.attn.pe"
+    parts = (
+        "",
+        "cv1",
+        "cv2",
+        "m.0.0",
+        "m.0.0.mlp",
+        "m.0.0.mlp.0",
+        "m.0.0.attn",
+        "m.0.0.attn.qkv",
+        "m.0.0.attn.proj",
+        "m.0.0.attn.pe",
+    )
     for part in parts:
         block.get_submodule(part).register_full_backward_hook(lambda *_, part=part: seen.append(part))
         block.get_submodule(part).register_full_backward_pre_hook(lambda *_, part=part: seen.append(part))
@@ -358,7 +370,9 @@ class MyStage(blocks.A2C2f):
         super().__init__(c1, c2, n, a2, area, residual, mlp_ratio, e, g, shortcut)
         c = int(c2 * e)
         if a2:
-            self.m = nn.ModuleList(nn.Sequential(*(MyBlock(c, c // 32, mlp_ratio, area) for _ in range(2))) for _ in range(n))
+            self.m = nn.ModuleList(
+                nn.Sequential(*(MyBlock(c, c // 32, mlp_ratio, area) for _ in range(2))) for _ in range(n)
+            )
 
 
 @capability
@@ -434,7 +448,10 @@ def positional_arguments():
 def on_the_meta_device():
     """Built on the meta device, then `to_empty` and weights loaded"""
     found = []
-    for name, make in {"AAttn": lambda: blocks.AAttn(64, 2, 4), "A2C2f": lambda: blocks.A2C2f(64, 64, 1, True, 4)}.items():
+    for name, make in {
+        "AAttn": lambda: blocks.AAttn(64, 2, 4),
+        "A2C2f": lambda: blocks.A2C2f(64, 64, 1, True, 4),
+    }.items():
         with torch.device("meta"):
             block = make()
         assert block(torch.empty(1, 64, 8, 8, device="meta")).shape == (1, 64, 8, 8)
@@ -448,4 +465,6 @@ def on_the_meta_device():
 def shared_blocks():
     """One block at two places of a network: the gradient is that of the difference quotient"""
     block = still(ablock().double().train())
-    compare_with_a_quotient(nn.Sequential(block, nn.Conv2d(64, 64, 1).double(), block), block.mlp[0].conv.weight, (1, 2, 0, 0))
+    compare_with_a_quotient(
+        nn.Sequential(block, nn.Conv2d(64, 64, 1).double(), block), block.mlp[0].conv.weight, (1, 2, 0, 0)
+    )

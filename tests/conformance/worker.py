@@ -88,7 +88,10 @@ def digest(value: Any, most: int = 64) -> Any:
     if isinstance(value, torch.Tensor):
         flat = value.detach().double().flatten().cpu()
         chosen = flat[torch.linspace(0, max(len(flat) - 1, 0), min(most, len(flat))).long()]
-        return {"shape": list(value.shape), "numbers": [flat.norm().item() / math.sqrt(max(len(flat), 1)), *chosen.tolist()]}
+        return {
+            "shape": list(value.shape),
+            "numbers": [flat.norm().item() / math.sqrt(max(len(flat), 1)), *chosen.tolist()],
+        }
     if isinstance(value, dict):
         return {str(key): digest(v, most) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,0 +1,137 @@
+"""Write the table "what works as on stock" into docs/what-works.md, and its record into benchmarks/results.
+
+python tests/conformance/table.py                 runs everything on stock and with the plugin, some minutes
+python tests/conformance/table.py --show          writes the page from the record
+python tests/conformance/table.py --before FILE   prints it beside an older record instead, where they are not the same
+"""
+
+import argparse
+import json
+import platform
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from conformance import capabilities, runner  # noqa: E402
+
+RECORD = ROOT / "benchmarks/results/conformance.json"
+PAGE = ROOT / "docs/what-works.md"
+MARKS = "<!-- conformance:begin -->", "<!-- conformance:end -->"
+PACKAGES = {"pytorch_grad_cam": "grad-cam"}  # modules whose distribution has another name
+HEAD = """# What works as on stock
+
+`tests/conformance/` tries each of these on stock's `yolo12n` with the plugin off and on `yolov12n` with it on: it asserts
+what is right, and compares the values of both. A test fails on whatever stock has and the plugin lacks.
+
+"""
+
+
+def record(chosen: list[capabilities.Capability]) -> dict[str, Any]:
+    rows = []
+    for module in capabilities.MODULES:
+        part = [c for c in chosen if c.name.startswith(f"{module}.")]
+        rows += [row(r) for r in runner.run(part)] if part else []
+        print(f"{module}: {len(part)}", file=sys.stderr)
+    return {
+        "schema": 1,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions(chosen),
+        "rows": rows,
+    }
+
+
+def row(r: runner.Row) -> dict[str, Any]:
+    """One capability: whether each side has it, and why not; null where a package is missing."""
+    c, outcomes = r.capability, {"stock": r.stock, "plugin": r.plugin}
+    found: dict[str, Any] = {"name": c.name, "group": c.group, "shows": c.shows, "needs": c.needs, "missing": c.missing}
+    found |= {side: outcome and outcome["ok"] for side, outcome in outcomes.items()}
+    found["why"] = {side: outcome["detail"] for side, outcome in outcomes.items() if outcome and not outcome["ok"]}
+    if r.differs:
+        found["plugin"], found["why"]["plugin"] = False, r.differs
+    return found
+
+
+def versions(chosen: list[capabilities.Capability]) -> dict[str, str]:
+    names = ["yolov12-plugin", "ultralytics", "torch", "torchvision", "onnxruntime", "openvino"]
+    names += sorted({PACKAGES.get(package, package) for c in chosen for package in c.needs})
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+SIGNS = {True: "yes", False: "no", None: "not tried"}
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The table, a heading a group."""
+    versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items() if name != "yolov12-plugin")
+    parts = [f"\n{summary(data)} Python {data['python']}, {data['platform']}, {versions}.\n"]
+    for title in dict.fromkeys(r["group"] for r in data["rows"]):
+        parts.append(f"\n## {title}\n\n| capability | stock | plugin |\n|---|---|---|\n")
+        parts += [line(r, r["stock"], r["plugin"]) for r in data["rows"] if r["group"] == title]
+    return "".join([*parts, "\n"])
+
+
+def line(r: dict[str, Any], *outcomes: bool | None) -> str:
+    return f"| {' | '.join([r['shows'].replace('|', chr(92) + '|'), *(SIGNS[outcome] for outcome in outcomes)])} |\n"
+
+
+def beside(data: dict[str, Any], before: dict[str, Any]) -> str:
+    """What changed since another record."""
+    old = {r["name"]: r["plugin"] for r in before["rows"]}
+    changed = [r for r in data["rows"] if r["plugin"] != old.get(r["name"])]
+    head = "| capability | stock | plugin before | plugin |\n|---|---|---|---|\n"
+    return head + "".join(line(r, r["stock"], old.get(r["name"]), r["plugin"]) for r in changed)
+
+
+def summary(data: dict[str, Any]) -> str:
+    tried = [r for r in data["rows"] if r["stock"] is not None]
+    stock = [r for r in tried if r["stock"]]
+    both = sum(bool(r["plugin"]) for r in stock)
+    only = sum(bool(r["plugin"]) for r in tried if not r["stock"])
+    return f"Of {len(tried)} capabilities stock has {len(stock)}; the plugin has {both} of those, and {only} that stock lacks."
+
+
+def write(data: dict[str, Any], page: Path) -> None:
+    """Put the table between the marks of a page, which is made where there is none."""
+    text = page.read_text(encoding="utf-8") if page.exists() else HEAD + "\n".join(MARKS) + "\n"
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n{markdown(data)}{MARKS[1]}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--show", action="store_true", help="write the page from the record that is there")
+    parser.add_argument("--out", type=Path, default=RECORD)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--before", type=Path)
+    args = parser.parse_args()
+    if args.before:
+        print(beside(*(json.loads(file.read_text(encoding="utf-8")) for file in (args.out, args.before))))
+        return
+    if not args.show:
+        data = record(list(capabilities.load().values()))
+        args.out.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    data = json.loads(args.out.read_text(encoding="utf-8"))
+    write(data, args.page)
+    lacking = [r for r in data["rows"] if r["stock"] and not r["plugin"]]
+    for r in lacking:
+        print(f"{r['name']}: {r['why']['plugin']}")
+    print(summary(data))
+    sys.exit(bool(lacking))
+
+
+if __name__ == "__main__":
+    main()
