@@ -288,6 +288,29 @@ def test_what_a_checkpoint_says_of_itself_is_no_markup(good, tmp_path):
         assert json.loads(yolov12("doctor", tmp_path / "odd.pt", "--json").stdout)["ultralytics"] == str(version)
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [
+        'nn.Identity([C3k2["touch MARK"] for C3k2.__class_getitem__ in [torch.os.system]])',  # no parenthesis within
+        "nn.ReLU(*[1])",
+        "nn.modules.module.torch.os.getcwd()",
+        "nn.ReLU(x := 1)",
+        "nn.ReLU().__class__()",
+        "nn.init()",
+        "nn.Parameter(1)",
+        "nn.ReLU",
+        "(" * 300 + "nn.ReLU()" + ")" * 300,
+    ],
+)
+def test_activations_that_are_more_are_refused(activation, good, tmp_path):
+    ckpt = torch.load(good, weights_only=False)
+    ckpt["model"].yaml["activation"] = activation.replace("MARK", str(tmp_path / "mark"))
+    torch.save(ckpt, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="would call"):
+        read(tmp_path / "other.pt")
+    assert not (tmp_path / "mark").exists()
+
+
 @pytest.mark.parametrize("activation", ["nn.ReLU()", "torch.nn.LeakyReLU(0.1)", "nn.LeakyReLU(negative_slope=0.1)"])
 def test_activations_are_read(activation, good, tmp_path):
     ckpt = torch.load(good, weights_only=False)

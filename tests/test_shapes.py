@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import cv2
 import numpy as np
@@ -74,6 +75,20 @@ def test_touches_nothing_that_is_there(run, tmp_path):
     run([sys.executable, "-c", DRAW, tmp_path])
     assert (tmp_path / "yolov12-shapes/notes.txt").read_text() == "mine"
     assert len(list((tmp_path / "yolov12-shapes/images/val").iterdir())) == 16
+
+
+def test_leftovers_of_a_killed_process_do_not_matter(run, tmp_path):
+    """Also those of a process of the same number, which in a container is often 1."""
+    code = """
+    import os
+    from pathlib import Path
+    from ultralytics.utils import SETTINGS
+    from ultralytics.data.utils import check_det_dataset
+    SETTINGS.update({"datasets_dir": os.getcwd()})
+    Path(f"yolov12-shapes.{os.getpid()}/images/train").mkdir(parents=True)
+    print(len(os.listdir(check_det_dataset("shapes.yaml")["train"])))
+    """
+    assert run(textwrap.dedent(code), YOLO_CONFIG_DIR=str(tmp_path)).stdout.endswith("64\n")
 
 
 def test_two_processes_at_once(tmp_path):

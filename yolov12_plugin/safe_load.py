@@ -1,5 +1,6 @@
 """Read a checkpoint of Ultralytics without executing anything that its pickle carries."""
 
+import ast
 import enum
 import importlib
 import os
@@ -165,14 +166,29 @@ def _check_yaml(d: Any, path: Path) -> None:
 
     if not isinstance(d, dict):
         return
-    activation = d.get("activation") or ""
+    activation = str(d.get("activation") or "")
     names = [row[2] for part in ("backbone", "head") for row in d.get(part) or () if isinstance(row[2], str)]
     called = [name for name in names if not isinstance(getattr(tasks, name, nn.Module), type)]
-    if called or not re.fullmatch(r"((torch\.)?nn\.\w+\([^()]*\))?", str(activation)):
+    if called or (activation and not _is_activation(activation)):
         raise CheckpointError(
             f"{path} has a YAML that would call {(called or [activation])[0]}, and was not executed; --trust "
             "(trust=True) would keep it, so give it only if you know who made the file"
         )
+
+
+def _is_activation(text: str) -> bool:
+    """Whether a text is a module of torch.nn and literal arguments, and so does nothing else when it is evaluated."""
+    try:
+        call: Any = ast.parse(text.strip(), mode="eval").body
+        name = ast.unparse(call.func)
+        for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
+            ast.literal_eval(argument)
+    except (AttributeError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    kind = getattr(nn, name.removeprefix("torch.").removeprefix("nn."), None)
+    return (
+        re.fullmatch(r"(torch\.)?nn\.\w+", name) is not None and isinstance(kind, type) and issubclass(kind, nn.Module)
+    )
 
 
 @contextmanager
