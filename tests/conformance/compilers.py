@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from conformance.capabilities import group
-from conformance.support import First, a2c2f, ablock, equal, gradients, images, maps, network, three, total, twin
+from conformance.support import First, a2c2f, ablock, equal, fused, gradients, images, maps, network, three, total, twin
 
 capability = group("Compilers and quantisation")
 
@@ -56,6 +56,36 @@ def export_of_blocks_of_any_size():
         ).module()
         for x in maps(2, 64, 12, 8), maps(3, 64, 4, 4):
             equal(program(x), block(x))
+
+
+@capability
+def export_of_a_fused_stage():
+    """torch.export of a fused stage"""
+    stage, x = fused().model[6], maps(2, 128)
+    equal(torch.export.export(stage, (x,)).module()(x), stage(x))
+
+
+@capability
+def trace_of_networks():
+    """torch.jit.trace of the network, fused and not, saved and loaded"""
+    for net in network().eval(), fused():
+        net, file = First(net), io.BytesIO()
+        net(images())  # the head's anchors
+        torch.jit.save(torch.jit.trace(net, images()), file)
+        file.seek(0)
+        equal(torch.jit.load(file)(images().flip(0)), net(images().flip(0)))
+
+
+@capability
+def make_fx():
+    """torch.fx.experimental.proxy_tensor.make_fx, with real and symbolic shapes"""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    block = a2c2f().eval()
+    for mode in "real", "symbolic":
+        graph = make_fx(block, tracing_mode=mode, _allow_non_fake_inputs=True)(maps(2))
+        equal(graph(maps(2).flip(1)), block(maps(2).flip(1)))
+    equal(graph(maps(3)), block(maps(3)))
 
 
 @capability

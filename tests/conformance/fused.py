@@ -9,7 +9,6 @@ from torch.nn.utils import parametrize, prune
 
 from conformance.capabilities import group
 from conformance.support import (
-    First,
     a2c2f,
     attention,
     calls,
@@ -287,26 +286,10 @@ def traced_by_fx():
 
 
 @capability
-def traced_by_jit():
-    """torch.jit.trace of the fused network, saved and loaded"""
-    net, x = First(fused()), images()
-    net(x)  # the head's anchors
-    torch.jit.save(torch.jit.trace(net, x), "net.torchscript")
-    equal(torch.jit.load("net.torchscript")(x), net(x))
-
-
-@capability
 def scripted():
     """torch.jit.script of a fused stage"""
     stage, x = fused().model[6], maps(2, 128)
     equal(torch.jit.script(stage)(x), stage(x))
-
-
-@capability
-def exported():
-    """torch.export of a fused stage"""
-    stage, x = fused().model[6], maps(2, 128)
-    equal(torch.export.export(stage, (x,)).module()(x), stage(x))
 
 
 @capability
