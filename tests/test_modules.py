@@ -424,10 +424,11 @@ def test_memory_format_is_that_of_the_input(layout, format):
             assert copy.deepcopy(part)(given).is_contiguous(memory_format=format)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("layout", [dict(), dict(qkv_fused=False), dict(vertical=True)])
-def test_submodules_get_maps_in_the_format_of_the_input(layout, format):
-    attn, seen = y12.AAttn(64, 2, 4, **layout).to(memory_format=format), []
+def test_submodules_get_maps_in_the_format_of_the_input(layout, format, heads):
+    attn, seen = y12.AAttn(64, heads, 4, **layout).to(memory_format=format), []
     for name in "pe", "proj":
         attn.get_submodule(name).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     attn(torch.rand(2, 64, 6, 10).contiguous(memory_format=format))

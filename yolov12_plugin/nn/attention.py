@@ -452,7 +452,7 @@ def _values(qkv: Tensor, heads: int) -> Tensor:
     if is_channels_last(qkv):
         v = qkv.permute(0, 2, 3, 1).reshape(b, h * w, heads, 3 * d).split([2 * d, d], dim=3)[1]
         return v.reshape(b, h, w, dim).permute(0, 3, 1, 2)
-    return qkv.reshape(b, heads, 3 * d, h * w).split([2 * d, d], dim=2)[1].reshape(b, dim, h, w)
+    return qkv.reshape(b, heads, 3 * d, h * w).split([2 * d, d], dim=2)[1].reshape(b, dim, h, w).contiguous()
 
 
 def _split_areas(tokens: Tensor, heads: int, area: int, by_head: bool, maps: bool) -> tuple[Tensor, Tensor, Tensor]:
