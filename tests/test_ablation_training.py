@@ -331,10 +331,10 @@ def test_table_5c_trains_them(folder):
 def test_attention_of_table_5h(folder, monkeypatch):
     """Its own of each variant where that is what varies, and else what is selected."""
     used = []
-    monkeypatch.setattr(training, "train", lambda *args: used.append(attention.selected) or 1 / 0)
+    monkeypatch.setattr(training, "train", lambda *args: used.append(attention.attention_backend.current()) or 1 / 0)
     train(Ablation("table5h", "Attention", (variant("tiny-a", backend="math"), variant("tiny-b"))))
     train(table("tiny-a", "tiny-b", backend="math"), out="other")
-    assert used == ["math", "auto", "auto", "auto"] and attention.selected == "auto"
+    assert used == ["math", "auto", "auto", "auto"] and attention.attention_backend.current() == "auto"
 
 
 @pytest.mark.parametrize(

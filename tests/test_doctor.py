@@ -66,7 +66,7 @@ def test_backend_of_the_environment(run, monkeypatch):
     assert "YOLO12_ATTENTION=flsh is unknown: every YOLOv12 fails" in said(report, "warning")
     assert report["settings"]["YOLO12_ATTENTION"] == "flsh"
     for name in "math", "sdpa":
-        monkeypatch.setattr(attention, "selected", name)
+        monkeypatch.setattr(attention.attention_backend, "default", name)
         report = doctor.report()
         assert {(row["selected"], row["backend"], row["why"]) for row in report["attention"]} == {
             (name, name, "selected")
@@ -407,14 +407,14 @@ def test_passwords_are_not_told(monkeypatch):
 
 @pytest.mark.parametrize("selected, near", [("flsh", "flash"), ("SPDA", "sdpa"), ("", "auto"), ("mat", "math")])
 def test_unknown_backend(monkeypatch, selected, near):
-    monkeypatch.setattr(attention, "selected", selected)
+    monkeypatch.setattr(attention.attention_backend, "default", selected)
     (finding,) = doctor.attention_backends(doctor.attention_rows(**{"device": "cpu", "name": ""}), [CPU])
     assert finding.level == "warning" and f"YOLO12_ATTENTION={selected} is unknown" in finding.what
     assert near in finding.remedy and ("did you mean" in finding.remedy) == bool(selected)
 
 
 def test_selected_backend_that_fails(monkeypatch):
-    monkeypatch.setattr(attention, "selected", "flash")
+    monkeypatch.setattr(attention.attention_backend, "default", "flash")
     (finding,) = doctor.attention_backends(doctor.attention_rows("cpu", ""), [CPU])
     assert finding.level == "warning" and "not installed" in finding.what and "auto" in finding.remedy
 

@@ -77,11 +77,12 @@ IMPORTED = {  # each with what to do where its import fails
 SETTINGS = {
     "YOLO12_PLUGIN": "off leaves Ultralytics as it is",
     "YOLO12_ATTENTION": "the backend of every attention",
+    "YOLO12_CHECKPOINT": "checkpoints the attention blocks in training",
     "YOLO12_GUARD": "guards trainings",
     "YOLO12_BENCH": "verifies and times what is exported",
     "YOLO12_WEIGHTS_URL": "where the authors' weights are downloaded from",
 }
-SWITCHES = ("YOLO12_PLUGIN", "YOLO12_GUARD", "YOLO12_BENCH")
+SWITCHES = ("YOLO12_PLUGIN", "YOLO12_CHECKPOINT", "YOLO12_GUARD", "YOLO12_BENCH")
 ON = ("on", "1", "true", "yes")
 FORK = "8.3.63"  # the release that the authors' fork is frozen at
 
