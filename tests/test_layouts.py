@@ -104,11 +104,11 @@ def test_a_bias_in_half_precision_loses_nothing():
     """A checkpoint holds halves; the mean that takes up the bias needs more digits than a half has."""
     torch.manual_seed(0)
     attn = randomized(AAttn(64, 2, pe_bias=True)).half()
-    expected = copy.deepcopy(attn).float().eval()
+    expected = copy.deepcopy(attn).double().eval()
     express(attn, qkv_fused=True, pe_kernel=7, pe_bias=False)
     assert attn.pe.bn.running_mean.dtype == torch.float32 and attn.pe.conv.weight.dtype == torch.float16
-    x = torch.randn(2, 64, 4, 4)
-    torch.testing.assert_close(attn.float().eval()(x), expected(x), rtol=1e-5, atol=1e-5)
+    x = torch.randn(2, 64, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(attn.double().eval()(x), expected(x), rtol=1e-5, atol=1e-5)
 
 
 def test_what_has_no_exact_form():

@@ -451,7 +451,7 @@ def _values(qkv: Tensor, heads: int) -> Tensor:
     dim, d = c // 3, c // 3 // heads
     if is_channels_last(qkv):
         v = qkv.permute(0, 2, 3, 1).reshape(b, h * w, heads, 3 * d).split([2 * d, d], dim=3)[1]
-        return v.reshape(b, h, w, dim).permute(0, 3, 1, 2)
+        return v.reshape(b, h, w, dim).contiguous().permute(0, 3, 1, 2)
     return qkv.reshape(b, heads, 3 * d, h * w).split([2 * d, d], dim=2)[1].reshape(b, dim, h, w).contiguous()
 
 
