@@ -440,6 +440,8 @@ def test_heads_that_do_not_divide(dim, heads, area, stock):
     """As stock computes them: heads of dim // num_heads channels."""
     from ultralytics.nn.modules import block
 
+    if ultralytics.__version__ < "8.4" and dim % heads:
+        pytest.skip("this release builds none")
     torch.manual_seed(0)
     theirs = block.AAttn(dim, heads, area)
     torch.manual_seed(0)
