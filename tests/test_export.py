@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from ultralytics import YOLO
+from exported import network
 
 import yolov12_plugin as y12
 
@@ -98,22 +98,12 @@ def test_dynamic_graph(options, dynamo):
     compare(graph, block, [(2, 8, 12), (1, 4, 4), (3, 14, 6), (1, 20, 20)])
 
 
-def attention_that_matters(name):
-    model = YOLO(name, verbose=False)
-    with torch.no_grad():
-        for m in model.model.modules():
-            if isinstance(m, y12.AAttn):
-                for p in m.parameters():
-                    p.copy_(torch.randn_like(p) * 0.2)
-    return model
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12n-turbo.yaml", "yolov12n-seg.yaml", "yolov12l.yaml"])
 def test_exported_model(name, tmp_path, monkeypatch):
     """`yolo export format=onnx`: as it is, and with dynamic=True."""
     monkeypatch.chdir(tmp_path)
-    model = attention_that_matters(name)
+    model = network(name)
     heads = sum(isinstance(m, y12.ABlock) for m in model.model.modules())
     for dynamic in False, True:
         file = model.export(format="onnx", imgsz=160, dynamic=dynamic, simplify=False, verbose=False)
@@ -133,7 +123,7 @@ def test_other_runtimes(runtime, tmp_path, monkeypatch):
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install yolov12-plugin[export]")
     monkeypatch.chdir(tmp_path)
-    model = attention_that_matters("yolov12n.yaml")
+    model = network("yolov12n.yaml")
     file = model.export(format=runtime, imgsz=160, verbose=False)
     x = torch.rand(1, 3, 160, 160)
     with torch.no_grad():

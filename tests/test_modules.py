@@ -375,7 +375,8 @@ def test_unfused_pickle_is_untouched():
 
 
 @pytest.mark.slow
-def test_two_processes_share_their_gradients(run, tmp_path):
+@pytest.mark.parametrize("checkpointing", ["0", "1"])
+def test_two_processes_share_their_gradients(checkpointing, run, tmp_path):
     """Ultralytics' DDP settings: the mean of what each process computes of its half of the batch."""
     script = tmp_path / "worker.py"
     script.write_text(
@@ -400,7 +401,10 @@ def test_two_processes_share_their_gradients(run, tmp_path):
             """
         )
     )
-    out = run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29766", script])
+    out = run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29766", script],
+        YOLO12_CHECKPOINT=checkpointing,
+    )
     assert "rank 0 done" in out.stdout and "rank 1 done" in out.stdout
 
 

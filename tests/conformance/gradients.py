@@ -19,6 +19,7 @@ from conformance.support import (
     equal,
     gradients,
     images,
+    in_threads,
     maps,
     network,
     quotient,
@@ -348,23 +349,17 @@ def statistics_count_once():
 @capability(alone=True)
 def eight_threads():
     """Eight threads that train one module: statistics count every pass, gradients are the sum"""
-    block, once, errors = a2c2f().train(), a2c2f().train(), []
+    block, once = a2c2f().train(), a2c2f().train()
     once(maps(2)).pow(2).mean().backward()
     # The graphs are made in the threads at once, and run backwards there.
     barrier = threading.Barrier(8)
 
     def steps():
-        try:
-            barrier.wait()
-            for _ in range(10):
-                block(maps(2)).pow(2).mean().backward()
-        except Exception as e:
-            errors.append(e)
+        barrier.wait()
+        for _ in range(10):
+            block(maps(2)).pow(2).mean().backward()
 
-    threads = [threading.Thread(target=steps) for _ in range(8)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    assert not errors, errors[0]
+    in_threads(steps, 8)
     assert {int(m.num_batches_tracked) for m in block.modules() if isinstance(m, nn.BatchNorm2d)} == {80}
     equal([g / 80 for g in gradients(block).values()], list(gradients(once).values()), 1e-3)
     assert all(m._buffers["running_mean"] is m.running_mean for m in block.modules() if isinstance(m, nn.BatchNorm2d))

@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from conformance.support import (
     equal,
     gradients,
     images,
+    in_threads,
     maps,
     network,
     total,
@@ -370,23 +370,16 @@ def loss_of_ultralytics():
 def predicted_in_threads():
     """Threads with a model each, and threads that share a network, predict what one does"""
     right = boxes(yolo().predict(picture(), **OPTIONS))
-    net, found, errors = network().eval(), [], []
+    net, found = network().eval(), []
     expected = net(images())[0]
 
     def work():
-        try:
-            model = yolo()
-            found.append(boxes(model.predict(picture(), **OPTIONS)))
-            with torch.no_grad():
-                for _ in range(3):
-                    equal(net(images())[0], expected)
-        except Exception as e:
-            errors.append(e)
+        found.append(boxes(yolo().predict(picture(), **OPTIONS)))
+        with torch.no_grad():
+            for _ in range(3):
+                equal(net(images())[0], expected)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    assert not errors, errors[0]
+    in_threads(work, 4)
     for b in found:
         equal(b, right)
 

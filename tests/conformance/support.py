@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,25 @@ def stages() -> Iterator[tuple[str, nn.Module, Tensor]]:
     yield "training", a2c2f().train(), maps(2)
     yield "evaluation", a2c2f().eval(), maps(2)
     yield "fused", fused().model[6], maps(2, 128)
+
+
+def in_threads(work: Callable[[], object], count: int) -> None:
+    """Run something in some threads at once, and raise what the first of them that fails raises."""
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def maps(batch: int = 1, channels: int = 64, height: int = 8, width: int = 8) -> Tensor:

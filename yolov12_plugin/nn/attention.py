@@ -345,7 +345,8 @@ def area_attention(
     """
     b, _, h, w = qkv.shape
     n = h * w
-    if _takes_products(format) and v is None and table is None and not by_head and not vertical and n % area == 0:
+    products = _takes_products(format)
+    if products and v is None and table is None and not by_head and not vertical and n % area == 0:
         return _products(qkv, heads, area, scale)
     maps = _takes_maps(format)
     tokens = _as_maps(qkv, v, vertical) if maps else _as_tokens(qkv, v, vertical)
@@ -369,7 +370,8 @@ def area_attention(
                 bias = relative_bias(table, parts, qp.shape[2], start).to(qp.dtype)
                 if bias.shape[0] > 1:
                     bias = bias.repeat(b, 1, 1, 1)  # (area, heads, n, n) -> (B·area, heads, n, n)
-            outs.append(_join_areas(attention(qp, kp, vp, scale, "math" if maps else None, bias), b, parts, maps))
+            out = attention(qp, kp, vp, scale, "math" if products else None, bias)
+            outs.append(_join_areas(out, b, parts, maps))
             if joined:
                 values.append(_join_areas(vp, b, parts, maps))
     if v is None:

@@ -44,10 +44,10 @@ def checkpointed(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tens
             "checkpointing cannot be right with SyncBatchNorm, whose processes would wait for each other in the "
             "backward pass: switch one of them off (YOLO12_CHECKPOINT=0)"
         )
-    before, backend, kept = _State(block), attention_backend.current(), False
+    before, backend, again = _State(block), attention_backend.current(), False
 
     def run(x: Tensor) -> Tensor:
-        if not kept:
+        if not again:
             return function(x)
         if why := _State(block).differs(before):
             raise RuntimeError(
@@ -61,7 +61,7 @@ def checkpointed(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tens
             attention_backend.here.reset(token)
 
     out = checkpoint(run, x, use_reentrant=False)
-    kept = True
+    again = True
     return out
 
 

@@ -52,9 +52,7 @@ class AAttn(nn.Module):
 
     __module__ = CHECKPOINT_MODULE
 
-    vertical = False  # checkpoints of stock Ultralytics and of the authors do not store these
-    pos_embed = "none"
-    format: str | None = None  # of the export that a fused copy is made for
+    format: str | None  # of the export that a fused copy is made for
 
     def __init__(
         self,
@@ -191,8 +189,9 @@ class AAttn(nn.Module):
         return {**self.__dict__, "_modules": plain(self._modules)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # Checkpoints of stock Ultralytics and of the authors do not store these, some of the authors' not even the last
         super().__setstate__({"vertical": False, "pos_embed": "none", "format": None} | state)
-        self.all_head_dim = self.num_heads * self.head_dim  # the authors' turbo checkpoints do not store it
+        self.all_head_dim = self.num_heads * self.head_dim
         on_maps(self._modules)
 
 
