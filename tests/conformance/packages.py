@@ -118,9 +118,12 @@ def in_fiftyone():
     """FiftyOne: a checkpoint as its model, as `apply_model` runs it"""
     import fiftyone.utils.ultralytics as fou
 
-    model = fou.convert_ultralytics_model(YOLO(saved()))
-    labels = model.predict(picture())
-    assert type(labels).__name__ == "Detections"
+    yolo = YOLO(saved())
+    yolo.overrides |= {
+        key: OPTIONS[key] for key in ("imgsz", "conf", "max_det")
+    }  # at 640 pixels these weights make pixels of single precision's rounding
+    labels = fou.convert_ultralytics_model(yolo).predict(picture())
+    assert type(labels).__name__ == "Detections" and labels.detections
     return [d.bounding_box for d in labels.detections]
 
 
