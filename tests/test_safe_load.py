@@ -359,6 +359,17 @@ def test_a_module_that_is_not_installed(good, tmp_path, run):
         read(tmp_path / "bad.pt", trust=True)
 
 
+def test_a_model_that_was_scripted_is_read(good, tmp_path):
+    ckpt = torch.load(good, weights_only=False)
+    torch.jit.script(ckpt["model"].model[0])
+    assert ckpt["model"].model[0].act.__overloads__ == {}
+    torch.save(ckpt, tmp_path / "scripted.pt")
+    assert not hasattr(read(tmp_path / "scripted.pt")["model"].model[0].act, "__overloads__")
+    ckpt["model"].model[0].act.__overloads__ = {"forward": ["forward"]}
+    torch.save(ckpt, tmp_path / "named.pt")
+    refused(tmp_path / "named.pt", tmp_path, "__overloads__ of a SiLU")
+
+
 def test_what_the_process_allows_elsewhere_is_not_allowed_here(good, tmp_path):
     path = tmp_path / "odd.pt"
     torch.save({**torch.load(good, weights_only=False), "extra": fractions.Fraction(1, 2)}, path)
@@ -367,9 +378,10 @@ def test_what_the_process_allows_elsewhere_is_not_allowed_here(good, tmp_path):
         with pytest.raises(CheckpointError, match=r"fractions\.Fraction"):
             read(path)
         assert set(torch.serialization.get_safe_globals()) == set(before)
-    with torch.serialization.safe_globals([(DetectionModel, "ultralytics.nn.tasks.DetectionModel")]):
+    allowed = (DetectionModel, "ultralytics.nn.tasks.DetectionModel")
+    with torch.serialization.safe_globals([allowed]):
         assert type(read(good)["model"]) is DetectionModel  # made by us, not by what is allowed
-        assert len(torch.serialization.get_safe_globals()) == len(before)
+        assert set(torch.serialization.get_safe_globals()) == {*before[:-1], allowed}
     assert set(torch.serialization.get_safe_globals()) == set(before[:-1])
 
 

@@ -332,6 +332,8 @@ class _Builder:
         state = self.build(getattr(x, "state", {}))
         if not isinstance(state, dict):
             raise pickle.UnpicklingError(f"a {cls.__name__} whose state is a {type(state).__name__}")
+        if state.get("__overloads__") == {}:  # `torch.jit.script` leaves it on every module that it read
+            del state["__overloads__"]
         for key, value in state.items():
             hides = callable(value) and hasattr(cls, key)
             fused = key == "forward" and getattr(value, "__self__", None) is new
