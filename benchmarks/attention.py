@@ -29,8 +29,8 @@ from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.machine import gpu_state
-from yolov12_plugin.benchmark.memory import saved_bytes
 from yolov12_plugin.benchmark.timing import interleave, ratios
+from yolov12_plugin.nets import saved_bytes
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

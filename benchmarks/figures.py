@@ -5,9 +5,9 @@ from functools import cache, partial
 from pathlib import Path
 
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.paper import pictures
 from yolov12_plugin.paper.figures import FIGURES
 from yolov12_plugin.paper.tables import read_all
+from yolov12_plugin.show import pictures
 
 HERE = Path(__file__).resolve().parent
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import ultralytics
 
-from yolov12_plugin.paper.convergence import read_runs
+from yolov12_plugin.show.convergence import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 YOLO = str(Path(sys.executable).with_name("yolo"))

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from yolov12_plugin.paper.convergence import read_runs
+from yolov12_plugin.show.convergence import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.paper.contents import COMPARISONS
 from yolov12_plugin.paper.tables import failures, read_all
-from yolov12_plugin.paper.view import View
+from yolov12_plugin.show.view import View
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -16,7 +16,7 @@ from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.timing import interleave, ratios
-from yolov12_plugin.paper.published import TABLE3_CPU
+from yolov12_plugin.published import TABLE3_CPU
 
 PAPER = {row.name: row for row in TABLE3_CPU}
 

@@ -22,8 +22,8 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import NUM_THREADS
 
 from yolov12_plugin.benchmark.machine import machine, versions
-from yolov12_plugin.paper.convergence import Run, read_runs, write
-from yolov12_plugin.presets import FOLDER
+from yolov12_plugin.show.convergence import Run, read_runs, write
+from yolov12_plugin.training.presets import FOLDER
 
 HERE = Path(__file__).resolve().parent
 YOLO = str(Path(sys.executable).with_name("yolo"))

@@ -14,13 +14,13 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 import yolov12_plugin as y12
-from yolov12_plugin.checkpoints import inspect
+from yolov12_plugin.checkpoints.inspect import inspect
+from yolov12_plugin.checkpoints.layouts import PLUGIN_ONLY, structure
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.layouts import PLUGIN_ONLY, attention_blocks, structure
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.names import CFG, find
+from yolov12_plugin.nets import attention_blocks, gflops
 from yolov12_plugin.paper.ablations import ABLATIONS, ablation, ratios, rows
-from yolov12_plugin.paper.flops import gflops
 from yolov12_plugin.paper.networks import Countable, Measurement, counts, shipped
 
 PAPER = SHARED / "paper.txt"

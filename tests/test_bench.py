@@ -15,12 +15,15 @@ from ultralytics import YOLO
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark import machine
-from yolov12_plugin.benchmark.bench import Candidate, Protocol, bench, pick_options, pick_runtimes, without_plugin
+from yolov12_plugin.benchmark.bench import Candidate, Protocol, bench, pick_options, pick_runtimes
 from yolov12_plugin.benchmark.hook import ExportDiffers
 from yolov12_plugin.benchmark.results import read_results
-from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, Torch
-from yolov12_plugin.benchmark.verify import enliven, read_images
+from yolov12_plugin.deploy.runtimes import RUNTIMES
+from yolov12_plugin.deploy.runtimes.pytorch import Torch
+from yolov12_plugin.deploy.runtimes.session import Options
+from yolov12_plugin.deploy.verify import enliven, read_images
 from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.patching import suspended
 
 YOLOV12 = Path(sys.executable).with_name("yolov12")
 YOLO_COMMAND = Path(sys.executable).with_name("yolo")
@@ -202,8 +205,8 @@ def test_stock_is_built_and_exported_without_the_plugin():
     assert all(torch.equal(a, b) for a, b in zip(stock.net.parameters(), ours.net.parameters()))
 
 
-def test_without_plugin_leaves_things_as_they_were(stock):
-    with without_plugin():
+def test_suspended_leaves_things_as_they_were(stock):
+    with suspended():
         assert not y12.is_registered()
     assert not y12.is_registered()
 
@@ -259,7 +262,7 @@ def test_comparison_that_shows_little(tmp_path):
 
 
 def test_title_names_the_devices_of_its_rows():
-    from yolov12_plugin.benchmark.table import heading
+    from yolov12_plugin.show.tables import heading
 
     row = {"batch": 1, "imgsz": 640, "device": "cuda"}
     record = {
@@ -427,7 +430,7 @@ def test_state_without_nvidia_smi(monkeypatch, tmp_path):
 
 def test_readme_shows_the_record():
     """The tables of README.md are those of benchmarks/results, as the command prints them."""
-    from yolov12_plugin.benchmark.table import aot_table, latency_table, markdown
+    from yolov12_plugin.show.tables import aot_table, latency_table, markdown
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())

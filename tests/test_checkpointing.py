@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import yolov12_plugin as y12
-from yolov12_plugin.benchmark.memory import saved_bytes
+from yolov12_plugin.nets import saved_bytes
 
 
 def block(**options):

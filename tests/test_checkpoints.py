@@ -14,11 +14,13 @@ from conftest import SHARED, yolov12
 from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
 
-from yolov12_plugin import checkpoints
-from yolov12_plugin.checkpoints import OLD_GROUPS, convert, inspect
-from yolov12_plugin.layouts import describe_in_yaml
+from yolov12_plugin.checkpoints import convert as checkpoints
+from yolov12_plugin.checkpoints.complete import OLD_GROUPS
+from yolov12_plugin.checkpoints.convert import convert
+from yolov12_plugin.checkpoints.inspect import inspect
+from yolov12_plugin.checkpoints.layouts import describe_in_yaml
+from yolov12_plugin.checkpoints.safe_load import CheckpointError, read
 from yolov12_plugin.names import CFG
-from yolov12_plugin.safe_load import CheckpointError, read
 
 GOLDEN = sorted((SHARED / "golden").glob("*.pt"))
 needs_golden = pytest.mark.skipif(not GOLDEN, reason="the authors' reference outputs are not beside the checkout")

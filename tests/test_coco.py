@@ -16,10 +16,12 @@ from conftest import SHARED, yolov12
 from ultralytics import YOLO
 from ultralytics.utils import ops
 
-from yolov12_plugin import coco
-from yolov12_plugin.coco import METRICS, evaluate, map_categories, read_annotations, score
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.paper.published import table6
+from yolov12_plugin.evaluate import score as coco
+from yolov12_plugin.evaluate.ground_truth import read_annotations
+from yolov12_plugin.evaluate.predict import map_categories
+from yolov12_plugin.evaluate.score import METRICS, evaluate, score
+from yolov12_plugin.published import table6
 
 pytest.importorskip("pycocotools")
 TINY = SHARED / "data/coco-tiny"

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, yolov12
 from matplotlib.colors import to_hex
 
-from yolov12_plugin.paper.convergence import RunError, read_runs, sheet, write
+from yolov12_plugin.show.convergence import RunError, read_runs, sheet, write
 
 DETECT = [
     *("train/box_loss", "train/cls_loss", "train/dfl_loss"),
@@ -304,7 +304,7 @@ def test_the_caller_s_matplotlib_stays_as_it_is(run, folder):
     code = (
         "import sys, matplotlib; from pathlib import Path\n"
         "before = {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != 'backend'}\n"
-        "from yolov12_plugin.paper.convergence import read_runs, write\n"
+        "from yolov12_plugin.show.convergence import read_runs, write\n"
         "write(read_runs(['a']), Path('a.svg'))\n"
         "assert before == {key: matplotlib.rcParams[key] for key in before}\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

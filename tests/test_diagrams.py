@@ -21,7 +21,7 @@ from yolov12_plugin import A2C2f, AAttn, ABlock
 from yolov12_plugin.paper import diagrams
 from yolov12_plugin.paper.diagrams import AREAS, COLOURS, area_sheet, block_sheet, products, receptive_field
 from yolov12_plugin.paper.graph import record
-from yolov12_plugin.paper.pictures import write
+from yolov12_plugin.show.pictures import write
 
 
 @functools.cache

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from conftest import ROOT, yolov12
 
-from yolov12_plugin.benchmark.table import markdown
 from yolov12_plugin.nn.options import RULES
 from yolov12_plugin.paper.contents import vary
+from yolov12_plugin.show.tables import markdown
 
 MAP = (ROOT / "docs/paper-map.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`((?:yolov12_plugin|cfg|benchmarks)/[^`]+)`", MAP)))

@@ -17,7 +17,7 @@ from conftest import ROOT, yolov12
 from ultralytics.nn import tasks
 
 from yolov12_plugin import doctor, registry
-from yolov12_plugin.benchmark import runtimes, tensorrt
+from yolov12_plugin.deploy import runtimes, tensorrt
 from yolov12_plugin.nn import attention
 
 YOLOV12 = Path(sys.executable).with_name("yolov12")

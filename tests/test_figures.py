@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from yolov12_plugin.benchmark.results import ResultsError, read_results
-from yolov12_plugin.paper.published import TABLE1, TABLE4
+from yolov12_plugin.published import TABLE1, TABLE4
 
 CPU = {"processor": "AMD EPYC 7B13", "cores": 2, "gpu": None}
 H100 = {"processor": "Intel Xeon", "cores": 16, "gpu": {"name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}}

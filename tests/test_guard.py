@@ -17,7 +17,8 @@ from ultralytics import YOLO as Model
 from ultralytics.cfg import get_cfg
 
 import yolov12_plugin as y12
-from yolov12_plugin.guard import NEW, advise, drop_rows, first_nonfinite
+from yolov12_plugin.training.guard import NEW, drop_rows
+from yolov12_plugin.training.nonfinite import advise, first_nonfinite
 
 YOLO = Path(sys.executable).with_name("yolo")
 TINY = dict(
@@ -271,7 +272,7 @@ def test_overflow_of_scaled_gradients(real, caplog):
 
 
 def test_second_look_that_fails(monkeypatch):
-    from yolov12_plugin import guard as module
+    from yolov12_plugin.training import guard as module
 
     def out_of_memory(*args):
         raise RuntimeError("CUDA out of memory. Tried to allocate")

@@ -13,9 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from yolov12_plugin import heatmap, probe
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.heatmap import Request, Row, borders, check_overwriting, draw, gather, heatmaps, read_request
+from yolov12_plugin.explain import heatmap, probe
+from yolov12_plugin.explain.heatmap import (
+    Request,
+    Row,
+    borders,
+    check_overwriting,
+    draw,
+    gather,
+    heatmaps,
+    read_request,
+)
 
 FAST = ("--imgsz", 64, "--device", "cpu")
 
@@ -405,7 +414,7 @@ def test_no_window(run):
     code = """
 import cv2, numpy as np, os, sys
 cv2.imwrite("a.png", np.zeros((64, 64, 3), np.uint8))
-from yolov12_plugin.heatmap import heatmaps, Request
+from yolov12_plugin.explain.heatmap import heatmaps, Request
 heatmaps(["yolov12n-cls"], "a.png", imgsz=64)
 heatmaps(["yolov12n-cls"], "a.png", Request("attention"), imgsz=64)
 assert "matplotlib.pyplot" not in sys.modules and "DISPLAY" not in os.environ

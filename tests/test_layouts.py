@@ -13,8 +13,8 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12_plugin import layouts
-from yolov12_plugin.layouts import common, describe_in_yaml, express, layout, to_stock, transfer
+from yolov12_plugin.checkpoints import layouts
+from yolov12_plugin.checkpoints.layouts import common, describe_in_yaml, express, layout, to_stock, transfer
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.nn.modules import A2C2f, AAttn
 

@@ -6,7 +6,7 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 import yolov12_plugin as y12
-from yolov12_plugin.benchmark.memory import saved_bytes
+from yolov12_plugin.nets import saved_bytes
 
 
 def test_counts_each_storage_once():

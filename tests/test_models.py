@@ -9,7 +9,7 @@ from ultralytics.nn.tasks import guess_model_task
 import yolov12_plugin as y12
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.names import CFG
-from yolov12_plugin.paper.flops import gflops
+from yolov12_plugin.nets import gflops
 
 NEWEST = "8.4.190"  # the release whose summary lines the YAMLs show
 

@@ -13,7 +13,7 @@ import ultralytics
 from ultralytics.nn.modules import block
 
 import yolov12_plugin as y12
-from yolov12_plugin import ownership, registry
+from yolov12_plugin import ownership, patching, registry
 
 BLOCK = Path(block.__file__)
 IMPORT = "import ultralytics.nn.tasks, yolov12_plugin as y12; assert y12.is_registered()"
@@ -264,7 +264,7 @@ def test_register_after_another_plugin_names_it(caplog):
     try:
         assert y12.register()
         assert [r for r in caplog.records if f"ultralytics.nn.tasks.A2C2f from {__file__}" in r.getMessage()]
-        assert registry.replaced_classes()["ultralytics.nn.tasks.A2C2f"] is A2C2f
+        assert patching.replaced_classes(registry.PATCHES)["ultralytics.nn.tasks.A2C2f"] is A2C2f
     finally:
         tasks.A2C2f = ours
         y12.unregister()

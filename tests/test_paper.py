@@ -11,17 +11,18 @@ from conftest import ROOT, yolov12
 from matplotlib.figure import Figure
 from ultralytics.cfg import DEFAULT_CFG_DICT
 
-from yolov12_plugin import heatmap
 from yolov12_plugin.benchmark.results import Latency, Results, Row
 from yolov12_plugin.cli import app
+from yolov12_plugin.cli import paper as cli
 from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.explain import heatmap
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.names import find
-from yolov12_plugin.paper import cli, contents, diagrams, tables
+from yolov12_plugin.paper import contents, diagrams, tables
 from yolov12_plugin.paper.ablations import ABLATIONS
 from yolov12_plugin.paper.networks import Measurement, shipped
-from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, TABLE4, TABLE7, table6
-from yolov12_plugin.paper.view import View, cell
+from yolov12_plugin.published import TABLE1, TABLE3_CPU, TABLE4, TABLE7, table6
+from yolov12_plugin.show.view import View, cell
 
 GROUP = typer.main.get_command(app)
 COMMANDS = GROUP.commands["paper"].commands

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.paper.pictures import STYLE, write
+from yolov12_plugin.show.pictures import STYLE, write
 
 
 @pytest.mark.parametrize(

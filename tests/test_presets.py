@@ -11,9 +11,9 @@ from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 import yolov12_plugin as y12
-from yolov12_plugin import presets
 from yolov12_plugin.names import CFG
-from yolov12_plugin.paper.published import table7
+from yolov12_plugin.published import table7
+from yolov12_plugin.training import presets
 
 YOLO = Path(sys.executable).with_name("yolo")
 FILES = sorted((CFG / "presets").glob("*.yaml"))

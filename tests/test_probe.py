@@ -16,8 +16,7 @@ from ultralytics.nn.modules.block import Attention
 from ultralytics.nn.modules.head import Classify, Detect, RTDETRDecoder
 
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.nn.modules import AAttn
-from yolov12_plugin.probe import (
+from yolov12_plugin.explain.probe import (
     Probe,
     activation,
     areas,
@@ -30,6 +29,7 @@ from yolov12_plugin.probe import (
     prepare,
     run,
 )
+from yolov12_plugin.nn.modules import AAttn
 
 CPU = torch.device("cpu")
 OLD = ultralytics.__version__ < "8.4"

@@ -7,8 +7,8 @@ from conftest import SHARED
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
 
 from yolov12_plugin.models import MODELS
-from yolov12_plugin.paper.flops import gflops
-from yolov12_plugin.paper.published import (
+from yolov12_plugin.nets import gflops
+from yolov12_plugin.published import (
     TABLE1,
     TABLE3_CPU,
     TABLE3_CUDA,

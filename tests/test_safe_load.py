@@ -18,8 +18,8 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from yolov12_plugin.checkpoints import convert
-from yolov12_plugin.safe_load import CheckpointError, read
+from yolov12_plugin.checkpoints.convert import convert
+from yolov12_plugin.checkpoints.safe_load import CheckpointError, read
 
 
 @pytest.fixture(scope="module")

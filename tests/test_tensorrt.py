@@ -12,18 +12,18 @@ from conftest import yolov12
 from fake_tensorrt import API, DETAILED, FAILURES, NAMES, VERSIONS, engine, parameters, tensorrt
 from ultralytics import YOLO
 
-from yolov12_plugin.benchmark import tensorrt as ours
 from yolov12_plugin.benchmark.bench import needed_to_export
 from yolov12_plugin.benchmark.hook import ExportDiffers, TensorRTBenchmark
-from yolov12_plugin.benchmark.runtimes import RUNTIMES
-from yolov12_plugin.benchmark.tensorrt import Engine, detailed_layers, layer_precisions, split_metadata
+from yolov12_plugin.deploy import tensorrt as ours
+from yolov12_plugin.deploy.runtimes import RUNTIMES
+from yolov12_plugin.deploy.tensorrt import Engine, detailed_layers, layer_precisions, split_metadata
 from yolov12_plugin.errors import NotRunnable
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A checkpoint of a small trained-looking model, and its ONNX graphs of one size and of many."""
-    from yolov12_plugin.benchmark.verify import enliven, read_images
+    from yolov12_plugin.deploy.verify import enliven, read_images
 
     folder = tmp_path_factory.mktemp("engine")
     model = YOLO("yolov12n.yaml", verbose=False)
@@ -258,7 +258,7 @@ class Exporter:
 
 
 def test_hook_times_an_engine(exported, gpu):
-    from yolov12_plugin.benchmark.runtimes import exportable
+    from yolov12_plugin.deploy.runtimes.pytorch import exportable
 
     gpu()
     folder, graphs = exported
@@ -275,12 +275,12 @@ def test_hook_times_an_engine(exported, gpu):
 
 
 def test_hook_gives_no_latency_to_another_model(exported, gpu):
-    from yolov12_plugin.benchmark.runtimes import exportable
+    from yolov12_plugin.deploy.runtimes.pytorch import exportable
 
     gpu()
     torch.manual_seed(1)
     other = YOLO("yolov12n.yaml", verbose=False)
-    from yolov12_plugin.benchmark.verify import enliven, read_images
+    from yolov12_plugin.deploy.verify import enliven, read_images
 
     enliven(other.model, read_images((64, 64)))
     file = write(exported[0], exported[1]["fixed"], name="other.engine")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS
 
-from yolov12_plugin.export import ExportError, export_triton, quote
+from yolov12_plugin.deploy.triton import ExportError, export_triton, quote
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -18,8 +18,10 @@ from ultralytics import RTDETR, YOLO
 
 import yolov12_plugin as y12
 from yolov12_plugin import names
-from yolov12_plugin.benchmark.runtimes import Options, Torch, exportable, open_artefact
-from yolov12_plugin.benchmark.verify import LIMITS, Verification, _check_matched, enliven, read_images, verify
+from yolov12_plugin.deploy.runtimes import open_artefact
+from yolov12_plugin.deploy.runtimes.pytorch import Torch, exportable
+from yolov12_plugin.deploy.runtimes.session import Options
+from yolov12_plugin.deploy.verify import LIMITS, Verification, _check_matched, enliven, read_images, verify
 from yolov12_plugin.errors import NotRunnable
 
 IMGSZ = 160

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ultralytics import YOLO
 
-from yolov12_plugin import weights
+from yolov12_plugin.checkpoints import weights
 from yolov12_plugin.models import MODELS, RELEASES
 
 
@@ -227,7 +227,7 @@ def test_an_interrupted_download_leaves_nothing(server, folder, monkeypatch):
 def test_killed_while_it_downloads(run, tmp_path, server):
     """What a kill leaves is under a name that nothing loads."""
     code = (
-        "import os, yolov12_plugin.weights as w\n"
+        "import os, yolov12_plugin.checkpoints.weights as w\n"
         "def half(url, file, dir): (dir / file).write_bytes(b'half'); os._exit(9)\n"
         "w.safe_download = half\n"
         "w.SETTINGS = {'weights_dir': 'weights'}\n"

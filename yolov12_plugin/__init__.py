@@ -5,13 +5,13 @@ __version__ = "0.1.0"
 # Run at every interpreter start: public names are imported when they are first used.
 _MODULES = {
     "benchmark.hook": ("TensorRTBenchmark",),
-    "benchmark.verify": ("verify_export",),
-    "checkpoints": ("convert",),
-    "guard": ("TrainingGuard",),
+    "deploy.verify": ("verify_export",),
+    "checkpoints.convert": ("convert",),
+    "training.guard": ("TrainingGuard",),
     "nn.attention": ("attention_backend",),
     "nn.checkpointing": ("checkpointing",),
     "nn.modules": ("A2C2f", "AAttn", "ABlock"),
-    "presets": ("preset",),
+    "training.presets": ("preset",),
     "registry": ("is_registered", "register", "unregister"),
 }
 

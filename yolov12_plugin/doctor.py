@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yolov12_plugin
-from yolov12_plugin import autoload, names, ownership, registry
+from yolov12_plugin import autoload, names, ownership, patching, registry
 from yolov12_plugin.errors import NotRunnable, choices, first_line
 
 # PyTorch and Ultralytics are imported where they are asked about: that they fail is a finding too.
@@ -136,7 +136,7 @@ def report() -> dict[str, Any]:
         "registered": registry.is_registered(),
         "runs_at_start": hook,
         "patches": [
-            {"attribute": f"{p.owner}.{p.attribute}", "why": p.why, "in_place": registry.is_in_place(p)}
+            {"attribute": f"{p.owner}.{p.attribute}", "why": p.why, "in_place": patching.is_in_place(p)}
             for p in registry.PATCHES
         ],
         "attention": attention,
@@ -414,15 +414,15 @@ def registration(hook: bool | None) -> list[Finding]:
     """Whether the plugin is registered in this process, or what is in the way; nothing stays changed by the trial."""
     if autoload.is_off():
         return []
-    missing = [patch for patch in registry.PATCHES if not registry.is_in_place(patch)]
+    missing = [patch for patch in registry.PATCHES if not patching.is_in_place(patch)]
     count = len(registry.PATCHES)
     if not missing:
         return [Finding("ok", f"the plugin is registered: {count} of {count} attributes of Ultralytics are its own")]
     if len(missing) < count:
         return [_replaced(patch) for patch in missing]
     try:
-        registry.apply(registry.PATCHES)
-    except registry.Unsupported as e:
+        patching.apply(registry.PATCHES)
+    except patching.Unsupported as e:
         what = f"this Ultralytics has no {e}: YOLOv12 is off, and Ultralytics as it is"
         return [Finding("error", what, f'update yolov12-plugin, or pip install "ultralytics=={registry.TESTED[1]}"')]
     registry.unregister()
@@ -431,7 +431,7 @@ def registration(hook: bool | None) -> list[Finding]:
     return [Finding("warning", "the plugin is not registered in this process", "yolov12_plugin.register()")]
 
 
-def _replaced(patch: registry.Patch) -> Finding:
+def _replaced(patch: patching.Patch) -> Finding:
     now = getattr(pkgutil.resolve_name(patch.owner), patch.attribute, None)
     by = f"{getattr(now, '__module__', '?')}.{getattr(now, '__qualname__', type(now).__name__)}"
     what = f"{patch.owner}.{patch.attribute} was replaced after the registration, by {by}"
@@ -442,7 +442,7 @@ def replaced_code() -> list[Finding]:
     """Classes that the plugin replaces and that are of no release: the user's own, or another plugin's."""
     return [
         Finding("warning", f"not of an Ultralytics release, and replaced by the plugin's: {what}", "YOLO12_PLUGIN=off")
-        for what in ownership.foreign(registry.replaced_classes())
+        for what in ownership.foreign(patching.replaced_classes(registry.PATCHES))
     ]
 
 
@@ -490,7 +490,7 @@ def optional_package(package: Package, version: str | None, majors: Collection[i
         what = f"{name} {version} is installed in part: there is no module {module}"
         return [Finding("warning", what, install.replace("pip install", "pip install --force-reinstall", 1))]
     if name == "tensorrt":
-        from yolov12_plugin.benchmark.tensorrt import HINT, load
+        from yolov12_plugin.deploy.tensorrt import HINT, load
 
         try:
             load()

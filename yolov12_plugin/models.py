@@ -1,5 +1,6 @@
 """The one table of models: what each YAML builds, and what was published of it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 RELEASES = "https://github.com/sunsmarterjie/yolov12/releases/download"
@@ -87,3 +88,8 @@ MODELS = {
     )
 }
 # fmt: on
+
+
+def add_released_names(stock: Iterable[str]) -> frozenset[str]:
+    """The names of models that Ultralytics takes for those of their weights, with the plugin's."""
+    return frozenset((*stock, *MODELS))

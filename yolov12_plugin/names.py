@@ -1,6 +1,8 @@
 """Where the plugin's YAML files are, and how they are found by name."""
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -26,3 +28,15 @@ def find(file: str | os.PathLike[str]) -> Path | None:
         return model if os.path.isfile(model) else None  # Path.is_file raises at a name that is too long
     tail = "/" + path.as_posix()
     return next((p for p in sorted(CFG.rglob("*.yaml")) if p.as_posix().endswith(tail)), None)
+
+
+def prefer_user_yaml(stock: Callable) -> Callable:
+    """Load a YOLOv12 YAML that exists by its full path, which no search by name can mistake."""
+
+    @functools.wraps(stock)
+    def yaml_model_load(path):
+        if not (os.path.basename(path).startswith("yolov12") and os.path.isfile(path)):
+            return stock(path)
+        return stock(os.path.abspath(path)) | {"yaml_file": str(path)}
+
+    return yaml_model_load

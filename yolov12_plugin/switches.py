@@ -1,15 +1,14 @@
 """Choices of a user for a process, for a `with` block, or by the environment."""
 
-import os
 from contextvars import ContextVar, Token
 from typing import Any, ClassVar
 
-from yolov12_plugin.autoload import OFF
+from yolov12_plugin.autoload import OFF, setting
 
 
 def is_on(variable: str) -> bool:
     """Whether a variable of the environment switches something on: set, and none of off, 0, false, no."""
-    return os.environ.get(variable, "").strip().lower() not in ("", *OFF)
+    return setting(variable).lower() not in ("", *OFF)
 
 
 class Switch:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov12_plugin.benchmark.bench import Candidate, or_reason, without_plugin
+from yolov12_plugin.benchmark.bench import Candidate, or_reason
 from yolov12_plugin.benchmark.machine import versions
 from yolov12_plugin.benchmark.results import SCHEMA
-from yolov12_plugin.benchmark.runtimes import exportable
-from yolov12_plugin.benchmark.verify import channels
+from yolov12_plugin.deploy.runtimes.pytorch import exportable
 from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.nets import channels
+from yolov12_plugin.patching import suspended
 
 HINT = "TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13"
 KERNEL = re.compile(r"^\s*Name: .*?, LayerType: (?!signal|wait)\S+, .*TacticName: (\S*),", re.MULTILINE)
@@ -142,7 +143,7 @@ def builds(candidate: Candidate) -> dict[str, nn.Module]:
         return {"stock": net}
     if not attentions(net):
         return {"Ultralytics": net}
-    with without_plugin():
+    with suspended():
         stock = type(net)({k: deepcopy(v) for k, v in net.yaml.items() if k != "a2c2f"}, verbose=False)
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (stock, net)]
     return {"stock": stock, "plugin": net} if shapes[0] == shapes[1] else {"plugin": net}

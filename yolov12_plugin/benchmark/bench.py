@@ -38,29 +38,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from yolov12_plugin import registry
-from yolov12_plugin.benchmark.machine import Clocks, cores, gpu_state, machine, versions
+from yolov12_plugin.benchmark.machine import Clocks, gpu_state, machine, versions
 from yolov12_plugin.benchmark.results import SCHEMA
-from yolov12_plugin.benchmark.runtimes import (
-    RUNTIMES,
-    Options,
-    Runtime,
-    Session,
-    TensorRT,
-    Torch,
-    exportable,
-    open_artefact,
-    runtime_of,
-)
-from yolov12_plugin.benchmark.tensorrt import detailed_layers
 from yolov12_plugin.benchmark.timing import interleave, ratios, summary
-from yolov12_plugin.benchmark.verify import (
+from yolov12_plugin.deploy.runtimes import RUNTIMES, Runtime, open_artefact, runtime_of
+from yolov12_plugin.deploy.runtimes.engine import TensorRT
+from yolov12_plugin.deploy.runtimes.pytorch import Torch, exportable
+from yolov12_plugin.deploy.runtimes.session import Options, Session, cores
+from yolov12_plugin.deploy.tensorrt import detailed_layers
+from yolov12_plugin.deploy.verify import (
     SUPPRESSION,
     Verification,
-    channels,
     enliven,
-    is_dense,
-    is_rotated,
     load,
     read_images,
     responds,
@@ -68,8 +57,9 @@ from yolov12_plugin.benchmark.verify import (
     verify,
 )
 from yolov12_plugin.errors import NotRunnable, first_line
-from yolov12_plugin.paper.flops import gflops
-from yolov12_plugin.paper.published import latency as paper_latency
+from yolov12_plugin.nets import channels, gflops, is_dense, is_rotated
+from yolov12_plugin.patching import suspended
+from yolov12_plugin.published import latency as paper_latency
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -139,7 +129,7 @@ class Candidate:
         self.stock = source.name.startswith("yolo12")
         self.name = source.stem if self.artefact is None else self.artefact.name
         torch.manual_seed(0)  # the same weights on stock and on the plugin
-        with without_plugin() if self.stock else nullcontext():
+        with suspended() if self.stock else nullcontext():
             self.yolo = load(source)
         self.net: Any = self.yolo.model
         if not isinstance(self.net, nn.Module):
@@ -177,7 +167,7 @@ class Candidate:
         net = exportable(self.net, size, batch)
         if runtime.session is None:
             return prepare(net, Torch(deepcopy(net), options), size, batch, name)
-        with without_plugin() if self.stock else nullcontext():
+        with suspended() if self.stock else nullcontext():
             file = self.export(runtime, protocol, folder)
         return prepare(net, open_artefact(file, options), size, batch, name)
 
@@ -247,18 +237,6 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
-
-
-@contextmanager
-def without_plugin() -> Iterator[None]:
-    """Ultralytics as it is without the plugin."""
-    registered = registry.is_registered()
-    registry.unregister()
-    try:
-        yield
-    finally:
-        if registered:
-            registry.register()
 
 
 def non_maximum_suppression(head: Any) -> Callable[[list[Tensor]], object] | None:

@@ -11,9 +11,10 @@ from typing import Any
 from yolov12_plugin.benchmark.bench import Protocol, listed_name, or_reason, prepare, record, time_prepared
 from yolov12_plugin.benchmark.machine import Clocks, gpu_state
 from yolov12_plugin.benchmark.results import device_name
-from yolov12_plugin.benchmark.runtimes import RUNTIMES, Options, asked_for_half, asked_for_int8, open_artefact
-from yolov12_plugin.benchmark.tensorrt import detailed_layers
-from yolov12_plugin.benchmark.verify import SUPPRESSION
+from yolov12_plugin.deploy.runtimes import RUNTIMES, open_artefact
+from yolov12_plugin.deploy.runtimes.session import Options, asked_for_half, asked_for_int8
+from yolov12_plugin.deploy.tensorrt import detailed_layers
+from yolov12_plugin.deploy.verify import SUPPRESSION
 from yolov12_plugin.errors import NotRunnable
 
 

@@ -1,13 +1,14 @@
 """What a measurement was made on: processor or GPU, its clocks and limits, and the versions of what ran."""
 
 import importlib.metadata
-import os
 import shutil
 import subprocess
 import sys
 from typing import Any
 
 import torch
+
+from yolov12_plugin.deploy.runtimes.session import cores
 
 PACKAGES = (
     *("yolov12-plugin", "ultralytics", "torch", "onnx", "onnxruntime", "openvino"),
@@ -21,11 +22,6 @@ QUERIES = {
     "memory_clock_mhz": "clocks.mem",
     "max_sm_clock_mhz": "clocks.max.sm",
 }
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -1,20 +1,14 @@
 """Times that can be compared on a machine that is not quiet."""
 
 import statistics
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
+from yolov12_plugin.deploy.runtimes.session import wall
+
 K = TypeVar("K", bound=Hashable)
-
-
-def wall(run: Callable[[], object]) -> float:
-    """Seconds by the clock on the wall."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def interleave(

@@ -1,5 +1,7 @@
 """The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from ultralytics.nn.modules.conv import Conv
 from yolov12_plugin.nn.attention import area_attention, offsets, position_encoding
 from yolov12_plugin.nn.checkpointing import checkpointed
 from yolov12_plugin.nn.layers import layer, on_maps, plain
-from yolov12_plugin.nn.options import check, from_yaml
+from yolov12_plugin.nn.options import check, from_yaml, read_section
 
 HEAD_DIM = 32
 
@@ -386,3 +388,13 @@ def _folded(m: Conv) -> tuple[Tensor, Tensor]:
         return m.conv.weight, m.conv.bias
     bn = m.bn
     return fuse_conv_bn_weights(m.conv.weight, m.conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+
+
+def read_a2c2f_section(stock: Callable) -> Callable:
+    """Hand the options of a YAML's `a2c2f:` section to the blocks that the parser builds."""
+
+    @functools.wraps(stock)
+    def parse_model(d, *args, **kwargs):
+        return stock(read_section(d, A2C2f), *args, **kwargs)
+
+    return parse_model

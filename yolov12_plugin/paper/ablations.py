@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from yolov12_plugin.errors import NotRunnable, choices
-from yolov12_plugin.paper.published import TABLE3_CPU
+from yolov12_plugin.published import TABLE3_CPU
 
 if TYPE_CHECKING:  # at the start of the command nothing that takes time is imported
     from yolov12_plugin.paper.networks import Measurement

@@ -7,8 +7,8 @@ from typing import Any
 from yolov12_plugin.benchmark.results import Results
 from yolov12_plugin.paper import ablations, figures, tables
 from yolov12_plugin.paper.networks import Measurement
-from yolov12_plugin.paper.published import TABLE3_CUDA
-from yolov12_plugin.paper.view import EACH, View
+from yolov12_plugin.published import TABLE3_CUDA
+from yolov12_plugin.show.view import EACH, View
 
 FLOPS = {"gflops_paper": "FLOPs (G)", "gflops": "FLOPs built"}
 PARAMETERS = {"params_m_paper": "Params (M)", "params_m": "Params built"}

@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from yolov12_plugin.benchmark.results import Results, by_setup
+from yolov12_plugin.explain.probe import STAGE, third_stage
 from yolov12_plugin.paper.networks import Countable, shipped
-from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, Detector, detector
-from yolov12_plugin.probe import STAGE, third_stage
+from yolov12_plugin.published import TABLE1, TABLE3_CPU, Detector, detector
 
 STYLES = {  # colour and marker of each family, in the order in which they are drawn
     "YOLOv6-3.0": ("#9c755f", "v"),

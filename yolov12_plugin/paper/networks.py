@@ -16,8 +16,8 @@ from yolov12_plugin.benchmark.bench import pick_options
 from yolov12_plugin.benchmark.timing import interleave, ratios
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.names import CFG
+from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
-from yolov12_plugin.paper.flops import gflops
 
 K = TypeVar("K")
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from yolov12_plugin import published
 from yolov12_plugin.benchmark.results import Results, ResultsError, Row, by_setup, read_results, results_in
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.paper import published
 from yolov12_plugin.paper.ablations import train_command
 from yolov12_plugin.paper.networks import counts
-from yolov12_plugin.paper.published import TABLE1, TABLE3_CPU, TABLE4, TABLE7, Detector, Speed, ours
-from yolov12_plugin.presets import FOLDER, SCALES, read
+from yolov12_plugin.published import TABLE1, TABLE3_CPU, TABLE4, TABLE7, Detector, Speed, ours
+from yolov12_plugin.training.presets import FOLDER, SCALES, read
 
 OURS = tuple(f"yolov12{scale}" for scale in SCALES)
 BASE = "yolov12n"  # what ratios are to

@@ -25,15 +25,15 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.torch_utils import select_device
 
-from yolov12_plugin.benchmark.table import markdown
 from yolov12_plugin.errors import NotRunnable, choices, first_line
-from yolov12_plugin.guard import TrainingGuard
+from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
 from yolov12_plugin.paper.ablations import Ablation, Variant
-from yolov12_plugin.paper.convergence import CSV, Run, RunError, read_runs, write
-from yolov12_plugin.paper.flops import gflops
-from yolov12_plugin.paper.view import View
-from yolov12_plugin.presets import leave_out, read
+from yolov12_plugin.show.convergence import CSV, Run, RunError, read_runs, write
+from yolov12_plugin.show.tables import markdown
+from yolov12_plugin.show.view import View
+from yolov12_plugin.training.guard import TrainingGuard
+from yolov12_plugin.training.presets import leave_out, read
 
 RESULTS, TABLE, SHEET = "results.json", "results.md", "ablation.png"
 EPOCHS = 600  # the paper's, for which `epochs` stands

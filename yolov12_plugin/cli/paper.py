@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolov12_plugin.commands import Group, Json, Markdown, one_line
+from yolov12_plugin.cli.common import Group, Json, Markdown, one_line
 from yolov12_plugin.paper.ablations import ABLATIONS
 
 if TYPE_CHECKING:
     from yolov12_plugin.paper.networks import Measurement
-    from yolov12_plugin.paper.view import View
+    from yolov12_plugin.show.view import View
 
 TABLE5 = [name for name in ABLATIONS if name.startswith("table5")]
 BUILT = "FLOPs, parameters, latency"
@@ -86,7 +86,7 @@ def measurement(measure: bool, imgsz: int, rounds: int, device: str | None) -> "
 @app.command("list")
 def list_all(context: typer.Context, as_json: Json = False, as_markdown: Markdown = False) -> None:
     """All of these: what they are, what of them is made or measured here, and what needs training on COCO."""
-    from yolov12_plugin.paper.view import View
+    from yolov12_plugin.show.view import View
 
     commands: dict[str, Any] = context.parent.command.commands  # type: ignore[union-attr]
     rows = []
@@ -153,9 +153,10 @@ def add_figure(name: str, about: str) -> None:
     ) -> None:
         picture = out or (None if as_json or as_markdown else Path(f"{name}.png"))
         with one_line(), status(f"{name} ..."):
-            from yolov12_plugin.paper import figures, pictures
+            from yolov12_plugin.paper import figures
             from yolov12_plugin.paper.contents import compare
             from yolov12_plugin.paper.tables import read_all
+            from yolov12_plugin.show import pictures
 
             found = read_all([*(results or []), *(more or [])])
             if picture:
@@ -229,7 +230,8 @@ def add_diagram(name: str, about: str) -> None:
         out: Annotated[Path, typer.Option(help="The picture.")] = Path(f"{name}.png"), as_json: Json = False
     ) -> None:
         with one_line(), status(f"{name} ..."):
-            from yolov12_plugin.paper import diagrams, pictures
+            from yolov12_plugin.paper import diagrams
+            from yolov12_plugin.show import pictures
 
             pictures.write(getattr(diagrams, name), out)
         typer.echo(json.dumps({"picture": str(out)}, indent=2) if as_json else str(out))
@@ -253,7 +255,7 @@ def figure5(
 
         view = contents.figure5()
         if source is not None:
-            from yolov12_plugin.heatmap import heatmaps
+            from yolov12_plugin.explain.heatmap import heatmaps
             from yolov12_plugin.paper.figures import XS
 
             drawn = heatmaps(
@@ -380,7 +382,7 @@ def convergence(
 
     --json prints their last and best epochs.
     """
-    from yolov12_plugin.paper.convergence import read_runs, write
+    from yolov12_plugin.show.convergence import read_runs, write
 
     with one_line():
         found = read_runs(runs, report=lambda line: typer.echo(line, err=True))

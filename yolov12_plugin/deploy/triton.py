@@ -14,9 +14,9 @@ from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 from ultralytics.engine.model import Model
 
-from yolov12_plugin.benchmark.tensorrt import split_metadata
-from yolov12_plugin.safe_load import CheckpointError
-from yolov12_plugin.weights import find
+from yolov12_plugin.checkpoints.safe_load import CheckpointError
+from yolov12_plugin.checkpoints.weights import find
+from yolov12_plugin.deploy.tensorrt import split_metadata
 
 HINT = 'onnx is not installed: pip install "yolov12-plugin[export]"'
 

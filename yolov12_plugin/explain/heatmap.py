@@ -28,9 +28,7 @@ from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 from ultralytics.utils.torch_utils import select_device
 
 from yolov12_plugin.errors import NotRunnable, check_place, first_line
-from yolov12_plugin.paper import pictures
-from yolov12_plugin.paper.convergence import label
-from yolov12_plugin.probe import (
+from yolov12_plugin.explain.probe import (
     KINDS,
     Extent,
     Grid,
@@ -48,6 +46,8 @@ from yolov12_plugin.probe import (
     listed,
     run,
 )
+from yolov12_plugin.show import pictures
+from yolov12_plugin.show.convergence import label
 
 METHODS = {  # what the colours of a map are
     "activation": "mean of |activation| over the channels",

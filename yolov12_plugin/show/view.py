@@ -7,8 +7,8 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from yolov12_plugin.benchmark.table import STYLE, markdown, show
-from yolov12_plugin.presets import SCALES
+from yolov12_plugin.show.tables import STYLE, markdown, show
+from yolov12_plugin.training.presets import SCALES
 
 EACH = "{}"  # in the title of a column of mappings: each of their keys is a column of its own
 

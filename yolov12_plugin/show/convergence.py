@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from yolov12_plugin.paper import pictures
+from yolov12_plugin.show import pictures
 
 CSV = "results.csv"
 LOSSES: dict[str, dict[str, Any]] = {"train/": {}, "val/": {"linestyle": "--", "markerfacecolor": "white"}}

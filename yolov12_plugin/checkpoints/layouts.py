@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
 from yolov12_plugin.models import release_of
+from yolov12_plugin.nets import attention_blocks, task_of
 from yolov12_plugin.nn.modules import A2C2f, AAttn
 from yolov12_plugin.nn.options import built, scale_of
 
@@ -25,18 +26,6 @@ POSITIONAL = ("area", "residual", "mlp_ratio", "e", "g", "shortcut")
 
 # Options that only the plugin's blocks have, and their values in stock's.
 PLUGIN_ONLY = {"aggregation": "r-elan", "projection": "conv", "norm": "bn", "pos_embed": "none"}
-
-
-def attention_blocks(model: Any) -> dict[int, A2C2f]:
-    """The R-ELAN blocks with area attention of an Ultralytics model, by layer."""
-    layers = model.model if isinstance(getattr(model, "model", None), nn.Sequential) else ()
-    return {i: m for i, m in enumerate(layers) if isinstance(m, A2C2f) and isinstance(m.m[0], nn.Sequential)}
-
-
-def task_of(model: Any) -> str:
-    """Ultralytics' task of a model, by its head."""
-    head = type(model.model[-1]).__name__
-    return {"Segment": "segment", "Classify": "classify", "Pose": "pose", "OBB": "obb"}.get(head, "detect")
 
 
 def structure(block: A2C2f) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def one_form(context: typer.Context, param: typer.CallbackParam, value: bool) ->
 
 
 Json = Annotated[bool, typer.Option("--json", callback=one_form, help="Print JSON instead of tables.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Execute what the file carries. Only if you know who made it.")]
 Markdown = Annotated[bool, typer.Option("--markdown", callback=one_form, help="Print tables as Markdown.")]
 
 
@@ -30,8 +31,8 @@ def one_line() -> Iterator[None]:
 
     The progress of a download goes there too: the standard output is for tables.
     """
+    from yolov12_plugin.checkpoints.safe_load import CheckpointError
     from yolov12_plugin.errors import NotRunnable
-    from yolov12_plugin.safe_load import CheckpointError
 
     try:
         with redirect_stdout(sys.stderr):

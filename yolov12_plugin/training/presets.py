@@ -3,13 +3,13 @@
 import functools
 import importlib.util
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from yolov12_plugin.names import CFG
+from yolov12_plugin.names import CFG, find
 
 LOGGER = logging.getLogger("yolov12_plugin")
 FOLDER = CFG / "presets"
@@ -78,3 +78,28 @@ def _notice_albumentations() -> None:
         "yolov12-plugin: albumentations is not installed. The authors trained with it (blur, grey and contrast, each "
         "on 1% of the images): pip install albumentations"
     )
+
+
+def find_plugin_yaml(stock: Callable) -> Callable:
+    """Resolve names of the plugin's YAML files before Ultralytics searches its own folders."""
+
+    @functools.wraps(stock)
+    def check_yolov5u_filename(file, *args, **kwargs):
+        path = find(file)
+        if path is None:
+            return stock(file, *args, **kwargs)
+        announce(path)
+        return str(path)
+
+    return check_yolov5u_filename
+
+
+def leave_out_of_presets(stock: Callable) -> Callable:
+    """Let a preset name arguments that this Ultralytics does not have."""
+
+    @functools.wraps(stock)
+    def check_dict_alignment(base, custom, *args, **kwargs):
+        leave_out(custom, base)
+        return stock(base, custom, *args, **kwargs)
+
+    return check_dict_alignment

@@ -17,11 +17,12 @@ from ultralytics.data.augment import LetterBox, classify_transforms
 from ultralytics.nn.modules.block import Attention
 from ultralytics.utils.checks import check_imgsz
 
-from yolov12_plugin.benchmark.runtimes import as_list
-from yolov12_plugin.benchmark.verify import channels, is_classifier, is_dense, load
+from yolov12_plugin.checkpoints.safe_load import CheckpointError
+from yolov12_plugin.deploy.runtimes.session import as_list
+from yolov12_plugin.deploy.verify import load
 from yolov12_plugin.errors import NotRunnable, choices, first_line
+from yolov12_plugin.nets import channels, is_classifier, is_dense
 from yolov12_plugin.nn.modules import AAttn
-from yolov12_plugin.safe_load import CheckpointError
 
 KINDS = (".pt", ".yaml", ".yml")
 STAGE = 16  # stride of the third stage

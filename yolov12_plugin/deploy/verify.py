@@ -10,7 +10,10 @@ import cv2
 import torch
 from torch import Tensor, nn
 
-from yolov12_plugin.benchmark.runtimes import Options, Session, as_list, exportable, literal, open_artefact
+from yolov12_plugin.deploy.runtimes import open_artefact
+from yolov12_plugin.deploy.runtimes.pytorch import exportable
+from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, literal
+from yolov12_plugin.nets import channels, is_classifier, is_dense, is_detector, is_rotated
 
 CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
 SUPPRESSION = {"conf_thres": CONFIDENCE, "iou_thres": NMS_IOU, "agnostic": False, "max_det": 300}  # as exports have it
@@ -149,10 +152,6 @@ def extra(head: Any) -> tuple[int, str]:
     return 0, "other values"
 
 
-def channels(net: Any) -> int:
-    return int(net.yaml.get("channels", 3))
-
-
 def read_images(size: tuple[int, int], source: Sequence[str | Path] | None = None, channels: int = 3) -> Tensor:
     """Images (B, channels, H, W) of values 0..1, stretched to a size: a padded border would be the same in all."""
     from ultralytics.utils import ASSETS
@@ -237,23 +236,6 @@ def verify(
             result, "nothing was detected by either, so nothing is shown: choose other images, or a trained model"
         )
     return result
-
-
-def is_classifier(head: Any) -> bool:
-    return type(head).__name__ == "Classify"
-
-
-def is_detector(head: Any) -> bool:
-    from ultralytics.nn.modules.head import Detect, RTDETRDecoder
-
-    return isinstance(head, (Detect, RTDETRDecoder))
-
-
-def is_dense(head: Any) -> bool:
-    """Whether a head returns a value of each anchor (B, 4 + nc + extra, A), not (B, K, 6 + extra) that it selects."""
-    from ultralytics.nn.modules.head import Detect
-
-    return isinstance(head, Detect) and not getattr(head, "end2end", False)
 
 
 def _diverges(result: Verification, what: str) -> None:
@@ -397,10 +379,6 @@ def _match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     iou[a[:, None, 5] != b[None, :, 5]] = 0
     best, where = iou.max(1)
     return where, best >= MATCH_IOU
-
-
-def is_rotated(head: Any) -> bool:
-    return type(head).__name__.startswith("OBB")
 
 
 def _selected(head: Any, out: Tensor, size: Sequence[int]) -> list[Tensor] | None:

@@ -1,0 +1,108 @@
+"""A checkpoint written in the layout of stock Ultralytics, or as the plugin rebuilds it: exactly, or not at all."""
+
+import os
+import pkgutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from yolov12_plugin.checkpoints.inspect import describe, outputs, whole
+from yolov12_plugin.checkpoints.layouts import describe_in_yaml, to_stock
+from yolov12_plugin.checkpoints.safe_load import CheckpointError, models_of, read
+from yolov12_plugin.checkpoints.weights import find
+from yolov12_plugin.nn.modules import CHECKPOINT_MODULE, AAttn
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    to: str,
+    *,
+    force: bool = False,
+    trust: bool = False,
+) -> dict[str, Any]:
+    """Write a checkpoint in the layout that stock Ultralytics knows, or as this plugin rebuilds it.
+
+    stock: one qkv convolution, a 7x7 perceiver without a bias, and a YAML from which Ultralytics' own parser builds the
+    same structure, so that it predicts and trains where the plugin is absent. plugin: the tensors as they are, and a
+    YAML that describes them. Both compute what the source does, which is shown on an image before anything is written.
+    What else a checkpoint holds stays, but for the optimizer where tensors were changed. `src` may be a name of the
+    authors' releases. Nothing that it carries is executed unless `trust`; `dst` may be the same file only with `force`.
+
+    Returns what `inspect` says of the result, with what was changed, the largest difference of an output, and a note
+    where stock trains it by its own YAML only.
+
+    Raises:
+        CheckpointError: the source is damaged, no YOLOv12, or has no exact form there; `dst` is as it was.
+        FileNotFoundError: as `weights.find`.
+        ValueError: `to` is something else.
+    """
+    if to not in ("plugin", "stock"):
+        raise ValueError(f"to={to!r} must be 'plugin' or 'stock'")
+    src, dst = Path(find(src)), Path(dst)
+    if dst.suffix != ".pt":
+        raise CheckpointError(f"{dst} must end in .pt, the only name that Ultralytics loads")
+    if dst.is_dir() or not dst.parent.is_dir():
+        raise CheckpointError(f"{dst} cannot be written: " + ("it is a folder" if dst.is_dir() else "make its folder"))
+    if not force and dst.exists() and src.exists() and dst.samefile(src):
+        raise CheckpointError(f"{dst} is the source: give another name, or --force (force=True) to replace it")
+    if pkgutil.resolve_name(f"{CHECKPOINT_MODULE}:AAttn") is not AAttn:  # nothing of ours could be pickled
+        raise CheckpointError("the plugin is not registered: unset YOLO12_PLUGIN, or call yolov12_plugin.register()")
+
+    ckpt = read(src, trust)
+    models: list[Any] = models_of(ckpt)
+    before = [(outputs(model, src), _parameters(model)) for model in models]
+    changes: list[str] = []
+    named: list[str] = []
+    for model in models:
+        if to == "plugin":
+            changes += describe_in_yaml(model)
+        else:
+            try:
+                more, named = to_stock(model)
+            except (LookupError, TypeError, ValueError) as e:
+                raise CheckpointError(f"{src} has no exact form on stock Ultralytics: {e}") from e
+            changes += more
+        if getattr(model, "criterion", None) is not None:
+            model.criterion = None  # it refers to the model as it was; Ultralytics makes one when it needs it
+    if ckpt.get("optimizer") and any(_parameters(model) != names for model, (_, names) in zip(models, before)):
+        ckpt["epoch"] = -1
+        ckpt.update((key, None) for key in ("optimizer", "scaler", "updates", "stopper") if key in ckpt)
+        changes.append("without the optimizer")
+    difference = 0.0
+    for model, (expected, _) in zip(models, before):
+        for is_now, was in zip(outputs(model, src), expected):
+            off = (is_now - was).abs().max().item()
+            if off > 1e-4 * was.abs().max().item():
+                raise CheckpointError(f"{src} is not converted: an output would differ by {off:.1e}; please report it")
+        difference = max(difference, off)
+    with whole(src):
+        done = {"file": str(dst), **describe(models[0], ckpt), "changes": list(dict.fromkeys(changes))}
+    _write(ckpt, dst)
+    note = (
+        f"Stock's parser sets {', '.join(named)} otherwise, so the YAML within {dst} names it. Train there by "
+        f"model={dst}; a YAML of stock with pretrained={dst} would lose it."
+    )
+    return {**done, "difference": difference, "note": note if named and done["stock"]["trains"] else ""}
+
+
+def _parameters(model: Any) -> list[tuple[str, torch.Size]]:
+    return [(name, p.shape) for name, p in model.named_parameters()]
+
+
+def _write(ckpt: dict[str, Any], path: Path) -> None:
+    """Save a checkpoint whole, or leave what was there."""
+    path = path.resolve()  # a link is followed
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            torch.save(ckpt, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except Exception as e:  # of the disk, as RuntimeError from PyTorch's writer, or of what cannot be pickled
+        raise CheckpointError(f"{path} cannot be written ({' '.join(str(e).split())}); it is as it was") from e
+    finally:
+        part.unlink(missing_ok=True)

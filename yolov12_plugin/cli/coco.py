@@ -1,0 +1,83 @@
+"""`yolov12 coco`."""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yolov12_plugin.cli.common import Json, one_line
+
+
+class Categories(str, Enum):
+    auto = "auto"
+    name = "name"
+    id = "id"
+
+
+def coco(
+    model: Annotated[str, typer.Argument(help="A .pt, or an exported file.")],
+    data: Annotated[str | None, typer.Option(help="A dataset YAML; its COCO file is looked for in its folder.")] = None,
+    split: Annotated[str, typer.Option(help="Of --data.")] = "val",
+    images: Annotated[Path | None, typer.Option(help="A folder of images, or a .txt that lists them.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Ground truth in COCO's format.")] = None,
+    categories: Annotated[Categories, typer.Option(help="How classes and categories are matched.")] = Categories.auto,
+    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels; by default those of the training.")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="FP16.")] = False,
+    conf: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.001,
+    iou: Annotated[float, typer.Option(min=0, max=1, help="Overlap above which suppression drops a box.")] = 0.7,
+    max_det: Annotated[int, typer.Option(min=1, help="Detections an image.")] = 300,
+    out: Annotated[Path | None, typer.Option(help="The JSON of detections; by default in a folder of runs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Table 6 of a detector: AP by pycocotools on ground truth in COCO's format, beside the paper's on COCO val."""
+    from rich.table import Column, Table
+
+    from yolov12_plugin.errors import NotRunnable
+    from yolov12_plugin.evaluate.ground_truth import images_in, images_of
+    from yolov12_plugin.evaluate.predict import scale_of
+    from yolov12_plugin.evaluate.score import METRICS, evaluate
+    from yolov12_plugin.published import table6
+    from yolov12_plugin.show.tables import STYLE, show
+
+    options = {"imgsz": imgsz, "device": device} | ({"half": True} if half else {})
+    with one_line():
+        if data is not None and images is None:
+            found, beside = images_of(data, split, annotations)
+        elif data is None and images is not None and annotations is not None:
+            found, beside = images_in([images]), annotations
+        else:
+            raise NotRunnable("name the images by --data, or by --images and --annotations")
+        scale = scale_of(model)
+        scores = evaluate(
+            model,
+            found,
+            beside,
+            categories=categories.value,
+            detections=out,
+            report=lambda line: typer.echo(line, err=True),
+            batch=batch,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+    paper = dict(zip(METRICS, table6(scale))) if scale is not None else None
+    if as_json:
+        typer.echo(json.dumps(scores | {"model": model, "paper": paper}, indent=2))
+    else:
+        titles = [Column(name.replace("_", " "), justify="right", no_wrap=True) for name in METRICS]
+        title = f"AP (%) of {scores['images']} images, {scores['annotations']} objects"
+        table = Table(Column("", no_wrap=True), *titles, title=title, **STYLE)
+        if scale is not None and paper is not None:
+            table.add_row(f"YOLOv12-{scale.upper()} (paper)", *(f"{paper[name]:.1f}" for name in METRICS))
+        table.add_row(Path(model).name, *("–" if scores[m] is None else f"{scores[m]:.1f}" for m in METRICS))
+        show(table)
+    if scores["not_written"]:
+        typer.echo(f"Error: {scores['not_written']}; name {'another' if out else 'an'} --out", err=True)
+        raise typer.Exit(2)
+    if not as_json:
+        typer.echo(f"{scores['detections']} detections: {scores['file']}")

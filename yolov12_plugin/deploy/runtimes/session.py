@@ -1,0 +1,160 @@
+"""A network as one runtime has loaded it: bound, executed, and measured."""
+
+import ast
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PRECISION_OF = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int8: "int8"}
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wall(run: Callable[[], object]) -> float:
+    """Seconds by the clock on the wall."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Options:
+    """How sessions run: `threads` those of a CPU, `compile` PyTorch, `cuda_graph` PyTorch and TensorRT on a GPU."""
+
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    half: bool = False
+    threads: int = field(default_factory=cores)
+    compile: bool = False
+    cuda_graph: bool = False
+
+
+def as_list(outputs: Any) -> list[Tensor]:
+    """Outputs of a network in order; a head's auxiliary dicts are left out."""
+    flat = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    tensors: list[Tensor] = []
+    for out in flat:
+        if isinstance(out, (list, tuple)):
+            tensors += as_list(out)
+        elif not isinstance(out, dict):
+            tensors.append(torch.as_tensor(out))
+    return tensors
+
+
+class Session:
+    """One network, loaded.
+
+    `bind` puts images where the runtime reads them, `execute` runs it once and `outputs` are then in the order of the
+    exported file. A runtime on a GPU enqueues on `stream`.
+    """
+
+    device = torch.device("cpu")
+    stream: Any = None
+    precision = "fp32"
+    size: tuple[int, int] | None = None  # height and width, where the file has but one
+    batch: int | None = None  # likewise
+    output_names: list[str] | None = None
+    stored: str | None = None  # what the weights are kept in, where that is less than they are computed in
+    metadata: Mapping[str, Any] = MappingProxyType({})  # Ultralytics' own, as in the file
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the export."""
+        found = literal(self.metadata.get("args"))
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def exported_size(self) -> tuple[int, int] | None:
+        """Height and width that the file was exported for, also where it takes others."""
+        found = literal(self.metadata.get("imgsz"))
+        return tuple(found) if isinstance(found, (list, tuple)) and len(found) == 2 else None  # type: ignore[return-value]
+
+    def bind(self, images: Tensor) -> None:
+        raise NotImplementedError
+
+    def execute(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """FP32 copies of the outputs for images (B, C, H, W), executed in the batches that the file takes."""
+        batch = self.batch or len(images)
+        rows: list[list[Tensor]] = []
+        for i in range(0, len(images), batch):
+            part = images[i : i + batch]
+            missing = batch - len(part)
+            self.bind(torch.cat((part, part[-1:].expand(missing, -1, -1, -1))) if missing else part)
+            self.execute()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            rows.append([out[: len(part)].detach().float().cpu().clone() for out in self.outputs])
+        return [torch.cat(column) for column in zip(*rows)]
+
+    def measure(self, then: Callable[[list[Tensor]], object] | None = None) -> Callable[[], float]:
+        """A call that executes once, with `then` on the outputs, and returns its seconds.
+
+        On a GPU these are between two CUDA events around it, on a CPU by the clock. An execution goes ahead of the
+        first event, or the GPU would stamp it at once, and wait within what is timed for the CPU to enqueue the next.
+        """
+
+        def once() -> None:
+            self.execute()
+            if then is not None:
+                then(self.outputs)
+
+        if self.device.type != "cuda":
+            return partial(wall, once)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = self.stream or torch.cuda.current_stream(self.device)
+
+        def between_events() -> float:
+            with torch.cuda.device(self.device), torch.cuda.stream(stream):
+                self.execute()
+                start.record()
+                once()
+                end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3
+
+        return between_events
+
+
+def literal(value: Any) -> Any:
+    """A value of Ultralytics' metadata, which ONNX keeps as text."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (SyntaxError, ValueError):
+        return value
+
+
+def asked_for_half(arguments: Mapping[str, Any]) -> bool:
+    """Whether an export was asked for FP16, which Ultralytics 8.4 calls quantize=16."""
+    return arguments.get("half") is True or arguments.get("quantize") == 16
+
+
+def asked_for_int8(arguments: Mapping[str, Any]) -> bool:
+    """Likewise for INT8, quantize=8."""
+    return arguments.get("int8") is True or str(arguments.get("quantize")) in ("8", "int8", "w8a8")
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether a GPU multiplies FP32 with ten bits of mantissa, as NVIDIA's do since Ampere."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def fixed(shape: list[Any]) -> tuple[int | None, tuple[int, int] | None]:
+    """Batch, and height and width, of an input's shape (B, C, H, W); None for what is free."""
+    batch, _, *size = (n if isinstance(n, int) and n > 0 else None for n in shape)
+    return batch, None if None in size else (size[0], size[1])  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""AP on ground truth in COCO's format (Table 6)."""

@@ -1,0 +1,1 @@
+"""What a layer of a model computes, as a picture (Figure 5)."""

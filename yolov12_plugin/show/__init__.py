@@ -1,0 +1,1 @@
+"""Tables, pictures and curves, as several commands draw them."""

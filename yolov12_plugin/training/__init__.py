@@ -1,0 +1,1 @@
+"""Presets of training arguments, and the guard of a training."""
