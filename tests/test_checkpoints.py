@@ -19,7 +19,8 @@ from yolov12_plugin.checkpoints.complete import OLD_GROUPS
 from yolov12_plugin.checkpoints.convert import convert
 from yolov12_plugin.checkpoints.inspect import inspect
 from yolov12_plugin.checkpoints.layouts import describe_in_yaml
-from yolov12_plugin.checkpoints.safe_load import CheckpointError, read
+from yolov12_plugin.checkpoints.safe_load import read
+from yolov12_plugin.errors import CheckpointError
 from yolov12_plugin.names import CFG
 
 GOLDEN = sorted((SHARED / "golden").glob("*.pt"))

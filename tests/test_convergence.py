@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT, yolov12
 from matplotlib.colors import to_hex
 
-from yolov12_plugin.show.convergence import RunError, read_runs, sheet, write
+from yolov12_plugin.errors import RunError
+from yolov12_plugin.show.convergence import read_runs, sheet, write
 
 DETECT = [
     *("train/box_loss", "train/cls_loss", "train/dfl_loss"),

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from conftest import ROOT
 
-from yolov12_plugin.benchmark.results import ResultsError, read_results
+from yolov12_plugin.benchmark.results import read_results
+from yolov12_plugin.errors import ResultsError
 from yolov12_plugin.published import TABLE1, TABLE4
 
 CPU = {"processor": "AMD EPYC 7B13", "cores": 2, "gpu": None}

@@ -19,7 +19,8 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from yolov12_plugin.checkpoints.convert import convert
-from yolov12_plugin.checkpoints.safe_load import CheckpointError, read
+from yolov12_plugin.checkpoints.safe_load import read
+from yolov12_plugin.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")

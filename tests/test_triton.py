@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS
 
-from yolov12_plugin.deploy.triton import ExportError, export_triton, quote
+from yolov12_plugin.deploy.triton import export_triton, quote
+from yolov12_plugin.errors import ExportError
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -1,20 +1,35 @@
 """Errors of one line, and their words."""
 
 import difflib
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 
-class NotRunnable(RuntimeError):
-    """A runtime, or a file for it, does not run here; the message is one line with the reason and what to do."""
+class PluginError(Exception):
+    """What went wrong, in one line: with which value, and what to do. The command line prints it and ends with 2."""
+
+    def __init__(self, message: str):
+        # The names of files, and of what is within them, may be odd.
+        super().__init__("".join(c if c.isprintable() else "?" for c in " ".join(message.split())))
 
 
-def check_place(file: Path) -> None:
-    """Raises NotRunnable where a file cannot be written, before there is anything to write."""
-    place = file if file.exists() else file.parent
-    if file.is_dir() or not file.parent.is_dir() or not os.access(place, os.W_OK):
-        raise NotRunnable(f"{file} cannot be written: name a file in a folder that is there")
+class NotRunnable(PluginError, RuntimeError):
+    """What was asked for does not run here: a runtime, a file for it, or options that do not go together."""
+
+
+class CheckpointError(PluginError, ValueError):
+    """A file that is no whole checkpoint of Ultralytics, is no YOLOv12, or holds what would be executed."""
+
+
+class ExportError(PluginError, ValueError):
+    """A model that cannot be exported, or served, as asked."""
+
+
+class ResultsError(PluginError, ValueError):
+    """A file that holds no results of `yolov12 bench`."""
+
+
+class RunError(PluginError, OSError):
+    """A run of Ultralytics that cannot be read."""
 
 
 def choices(name: object, known: Iterable[str], kind: str) -> str:

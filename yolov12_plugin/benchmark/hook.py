@@ -16,6 +16,7 @@ from yolov12_plugin.deploy.runtimes.session import Options, asked_for_half, aske
 from yolov12_plugin.deploy.tensorrt import detailed_layers
 from yolov12_plugin.deploy.verify import SUPPRESSION
 from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.files import write_text
 
 
 def export_format(exporter: Any) -> str:
@@ -110,7 +111,7 @@ class TensorRTBenchmark:
             row["error"] = str(ready.verification)
         self.result = record(protocol, [row], session.device, before, clocks)
         beside = file.with_name(f"{file.name}.json")
-        beside.write_text(json.dumps(self.result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(beside, json.dumps(self.result, indent=2, allow_nan=False) + "\n")
         if "error" in row:
             raise (NotRunnable if ready.verification else ExportDiffers)(f"{file.name} {row['error']}")
         for doubt in (*ready.doubts(file.name, protocol), clocks.warning() if before is not None else None):

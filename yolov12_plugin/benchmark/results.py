@@ -6,12 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from yolov12_plugin.errors import ResultsError
+
 SCHEMA = 1
 T = TypeVar("T")
-
-
-class ResultsError(ValueError):
-    """A file that holds no results of this schema."""
 
 
 @dataclass(frozen=True)

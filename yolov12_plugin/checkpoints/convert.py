@@ -4,14 +4,15 @@ import os
 import pkgutil
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 
 from yolov12_plugin.checkpoints.inspect import describe, outputs, whole
 from yolov12_plugin.checkpoints.layouts import describe_in_yaml, to_stock
-from yolov12_plugin.checkpoints.safe_load import CheckpointError, models_of, read
+from yolov12_plugin.checkpoints.safe_load import models_of, read
 from yolov12_plugin.checkpoints.weights import find
+from yolov12_plugin.errors import CheckpointError, first_line
+from yolov12_plugin.files import replacing
 from yolov12_plugin.nn.modules import CHECKPOINT_MODULE, AAttn
 
 
@@ -80,7 +81,11 @@ def convert(
         difference = max(difference, off)
     with whole(src):
         done = {"file": str(dst), **describe(models[0], ckpt), "changes": list(dict.fromkeys(changes))}
-    _write(ckpt, dst)
+    try:
+        with replacing(dst) as part:
+            torch.save(ckpt, part)
+    except Exception as e:  # of the disk, as RuntimeError from PyTorch's writer, or of what cannot be pickled
+        raise CheckpointError(f"{dst} cannot be written ({first_line(e)}); it is as it was") from e
     note = (
         f"Stock's parser sets {', '.join(named)} otherwise, so the YAML within {dst} names it. Train there by "
         f"model={dst}; a YAML of stock with pretrained={dst} would lose it."
@@ -90,19 +95,3 @@ def convert(
 
 def _parameters(model: Any) -> list[tuple[str, torch.Size]]:
     return [(name, p.shape) for name, p in model.named_parameters()]
-
-
-def _write(ckpt: dict[str, Any], path: Path) -> None:
-    """Save a checkpoint whole, or leave what was there."""
-    path = path.resolve()  # a link is followed
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            torch.save(ckpt, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except Exception as e:  # of the disk, as RuntimeError from PyTorch's writer, or of what cannot be pickled
-        raise CheckpointError(f"{path} cannot be written ({' '.join(str(e).split())}); it is as it was") from e
-    finally:
-        part.unlink(missing_ok=True)

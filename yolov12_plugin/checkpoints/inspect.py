@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
 from yolov12_plugin.checkpoints.layouts import PLUGIN_ONLY, common, differences, structure
-from yolov12_plugin.checkpoints.safe_load import CheckpointError, models_of, read
+from yolov12_plugin.checkpoints.safe_load import models_of, read
 from yolov12_plugin.checkpoints.weights import find
+from yolov12_plugin.errors import CheckpointError
 from yolov12_plugin.models import release_of
 from yolov12_plugin.names import CFG
 from yolov12_plugin.nets import attention_blocks, task_of

@@ -20,15 +20,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics.utils import IterableSimpleNamespace
 
+from yolov12_plugin.errors import CheckpointError
 from yolov12_plugin.nn.modules import CHECKPOINT_MODULE, A2C2f, AAttn, ABlock
-
-
-class CheckpointError(ValueError):
-    """A file that is not what is asked for; the message says in one line what is wrong and what to do."""
-
-    def __init__(self, message: str):
-        super().__init__("".join(c if c.isprintable() else "?" for c in message))  # a file may name its parts oddly
-
 
 # What a checkpoint may name: the modules, losses and transforms that it holds objects of ...
 MODULES = ("torch.nn.modules.", "ultralytics.nn.modules.", "ultralytics.nn.tasks.")

@@ -42,7 +42,7 @@ def bench(
     from rich.progress import Progress
 
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
-    from yolov12_plugin.errors import check_place
+    from yolov12_plugin.files import check_place, write_text
     from yolov12_plugin.show.tables import aot_table, latency_table, markdown, show
 
     models = list({str(Path(model).resolve()): model for model in models}.values())
@@ -85,7 +85,7 @@ def bench(
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if file:
         with one_line():
-            file.write_text(text, encoding="utf-8")
+            write_text(file, text)
     if str(out) == "-":
         typer.echo(text, nl=False)
     elif table.row_count and as_markdown:

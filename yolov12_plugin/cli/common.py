@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from yolov12_plugin.errors import choices
+from yolov12_plugin.errors import PluginError, choices
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Click's, or of the copy of it that Typer has
 
@@ -31,13 +31,10 @@ def one_line() -> Iterator[None]:
 
     The progress of a download goes there too: the standard output is for tables.
     """
-    from yolov12_plugin.checkpoints.safe_load import CheckpointError
-    from yolov12_plugin.errors import NotRunnable
-
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except (CheckpointError, NotRunnable, OSError) as e:
+    except (PluginError, OSError) as e:
         typer.echo(f"Error: {e}", err=True)
         raise typer.Exit(2) from e
 

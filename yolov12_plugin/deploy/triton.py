@@ -14,22 +14,15 @@ from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 from ultralytics.engine.model import Model
 
-from yolov12_plugin.checkpoints.safe_load import CheckpointError
 from yolov12_plugin.checkpoints.weights import find
 from yolov12_plugin.deploy.tensorrt import split_metadata
+from yolov12_plugin.errors import ExportError
 
 HINT = 'onnx is not installed: pip install "yolov12-plugin[export]"'
 
 PLATFORMS = {".onnx": ("onnxruntime_onnx", "model.onnx"), ".engine": ("tensorrt_plan", "model.plan")}
 DATA_TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "UINT8": "TYPE_UINT8"}  # those that the client knows
 LITERALS = ("stride", "batch", "channels", "imgsz", "names", "kpt_shape", "kpt_names", "args", "end2end")
-
-
-class ExportError(CheckpointError):
-    """A model that cannot be served as asked; the message says in one line why, and what to do."""
-
-    def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
 
 
 def export_triton(

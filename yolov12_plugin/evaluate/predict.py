@@ -17,8 +17,7 @@ from ultralytics.data import YOLODataset
 from ultralytics.models.yolo.detect import DetectionValidator
 
 from yolov12_plugin.checkpoints.inspect import inspect
-from yolov12_plugin.checkpoints.safe_load import CheckpointError
-from yolov12_plugin.errors import NotRunnable, first_line
+from yolov12_plugin.errors import CheckpointError, NotRunnable, first_line
 from yolov12_plugin.evaluate.ground_truth import Images, listed
 from yolov12_plugin.training.presets import SCALES
 

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from yolov12_plugin.errors import NotRunnable, check_place, first_line
+from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.evaluate.ground_truth import Box, check_images, find_images, only, read_annotations
 from yolov12_plugin.evaluate.predict import map_categories, predict
+from yolov12_plugin.files import check_place, write_text
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # the order of COCOeval.stats
 
@@ -74,7 +74,7 @@ def evaluate(
     boxes: list[Box] = validator.jdict
     file, problem = detections or Path(validator.save_dir) / "detections.json", None
     try:
-        write(file, json.dumps(boxes))
+        write_text(file, json.dumps(boxes))
     except OSError as e:
         problem = f"the detections could not be written to {file}: {e.strerror}"
     if not boxes:
@@ -91,19 +91,6 @@ def evaluate(
         "file": None if problem else str(file),
         "not_written": problem,
     }
-
-
-def write(file: Path, text: str) -> None:
-    """Write a file whole, or leave what is there."""
-    if file.exists() and not file.is_file():  # a device
-        file.write_text(text, encoding="utf-8")
-        return
-    part = file.with_name(f"{file.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def score(truth: dict[str, Any], detections: list[Box], report: Callable[[str], None]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ultralytics.data.loaders import LoadImagesAndVideos
 from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 from ultralytics.utils.torch_utils import select_device
 
-from yolov12_plugin.errors import NotRunnable, check_place, first_line
+from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.explain.probe import (
     KINDS,
     Extent,
@@ -46,6 +46,7 @@ from yolov12_plugin.explain.probe import (
     listed,
     run,
 )
+from yolov12_plugin.files import check_place
 from yolov12_plugin.show import pictures
 from yolov12_plugin.show.convergence import label
 

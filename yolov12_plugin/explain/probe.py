@@ -17,10 +17,9 @@ from ultralytics.data.augment import LetterBox, classify_transforms
 from ultralytics.nn.modules.block import Attention
 from ultralytics.utils.checks import check_imgsz
 
-from yolov12_plugin.checkpoints.safe_load import CheckpointError
 from yolov12_plugin.deploy.runtimes.session import as_list
 from yolov12_plugin.deploy.verify import load
-from yolov12_plugin.errors import NotRunnable, choices, first_line
+from yolov12_plugin.errors import CheckpointError, NotRunnable, choices, first_line
 from yolov12_plugin.nets import channels, is_classifier, is_dense
 from yolov12_plugin.nn.modules import AAttn
 

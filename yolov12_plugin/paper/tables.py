@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from yolov12_plugin import published
-from yolov12_plugin.benchmark.results import Results, ResultsError, Row, by_setup, read_results, results_in
-from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.benchmark.results import Results, Row, by_setup, read_results, results_in
+from yolov12_plugin.errors import NotRunnable, ResultsError
 from yolov12_plugin.paper.ablations import train_command
 from yolov12_plugin.paper.networks import counts
 from yolov12_plugin.published import TABLE1, TABLE3_CPU, TABLE4, TABLE7, Detector, Speed, ours

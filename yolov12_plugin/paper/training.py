@@ -25,11 +25,12 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.torch_utils import select_device
 
-from yolov12_plugin.errors import NotRunnable, choices, first_line
+from yolov12_plugin.errors import NotRunnable, RunError, choices, first_line
+from yolov12_plugin.files import replacing, write_text
 from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
 from yolov12_plugin.paper.ablations import Ablation, Variant
-from yolov12_plugin.show.convergence import CSV, Run, RunError, read_runs, write
+from yolov12_plugin.show.convergence import CSV, Run, read_runs, write
 from yolov12_plugin.show.tables import markdown
 from yolov12_plugin.show.view import View
 from yolov12_plugin.training.guard import TrainingGuard
@@ -416,7 +417,8 @@ def settle(trial: Trial) -> None:
     checkpoint = torch.load(trial.last, map_location="cpu", weights_only=False)
     if checkpoint["train_args"]["save_dir"] != str(trial.folder):
         checkpoint["train_args"]["save_dir"] = str(trial.folder)
-        replace(trial.last, lambda file: torch.save(checkpoint, file))
+        with replacing(trial.last) as part:
+            torch.save(checkpoint, part)
 
 
 def check_losses(folder: Path) -> None:
@@ -477,22 +479,15 @@ def write_results(out: Path, results: Record) -> None:
             variant[key] = mean([run["best"][key] for run in trained])
         variant["last"] = mean([run["last"]["mAP50-95"] for run in trained])
         variant["seconds_per_epoch"] = mean([run["seconds_per_epoch"] for run in trained])
-    replace(out / RESULTS, lambda file: file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8"))
-    replace(out / TABLE, lambda file: file.write_text(page(results), encoding="utf-8"))
+    write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
+    write_text(out / TABLE, page(results))
 
 
 def draw(out: Path, results: Record) -> None:
     """Draw the sheet of all runs that have ended an epoch."""
     folders = [out / run["folder"] for variant in results["variants"] for run in variant["runs"]]
     if runs := [run for run in map(curve, folders) if run is not None]:
-        replace(out / SHEET, lambda file: write(runs, file))
-
-
-def replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, and put it there at once."""
-    part = file.with_name(f".{file.name}")
-    write(part)
-    os.replace(part, file)
+        write(runs, out / SHEET)
 
 
 def mean(values: Sequence[float]) -> float | None:

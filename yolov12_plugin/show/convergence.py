@@ -16,16 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from yolov12_plugin.errors import RunError
 from yolov12_plugin.show import pictures
 
 CSV = "results.csv"
 LOSSES: dict[str, dict[str, Any]] = {"train/": {}, "val/": {"linestyle": "--", "markerfacecolor": "white"}}
 LEARNING_RATE = "lr/pg0"  # the other groups of parameters differ by their warm-up at most
 FITNESS = ("metrics/mAP50-95", "metrics/accuracy", "metrics/mIoU", "metrics/delta1")  # what best.pt is chosen by
-
-
-class RunError(OSError):
-    """A run that cannot be read; the message is one line with what to do."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.files import replacing
 
 KINDS = (".png", ".svg", ".pdf", ".jpg")
 STYLE: dict[Any, Any] = {
@@ -36,6 +37,7 @@ def write(draw: Callable[[], Figure], file: Path) -> None:
         figure = draw()
         metadata = {"Date": None} if file.suffix.lower() == ".svg" else None
         try:
-            figure.savefig(file, dpi=150, metadata=metadata)
+            with replacing(file) as part:
+                figure.savefig(part, dpi=150, metadata=metadata)
         except OSError as e:
             raise NotRunnable(f"{file} could not be written: {e.strerror}; name another --out") from e

@@ -20,6 +20,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolov12_plugin.errors import first_line
+from yolov12_plugin.files import write_text
 from yolov12_plugin.nn.attention import is_compiling
 from yolov12_plugin.switches import is_on
 from yolov12_plugin.training.nonfinite import NonFinite, advise, finite, first_nonfinite, nonfinite_gradient, tensors
@@ -282,9 +283,7 @@ def drop_rows(csv: Path, after: int) -> None:
         whole = line.endswith("\n") and len(cells) == len(lines[0].split(",")) and cells[0].strip().isdigit()
         if whole and int(cells[0]) <= after:
             rows[int(cells[0])] = line
-    fresh = csv.with_name(f".{csv.name}")
-    fresh.write_text("".join([*lines[:1], *rows.values()]), encoding="utf-8")
-    os.replace(fresh, csv)
+    write_text(csv, "".join([*lines[:1], *rows.values()]))
 
 
 def add_guard(stock: Callable) -> Callable:
