@@ -48,7 +48,7 @@ def fast(*more):
 def test_all_runtimes_in_one_record(tmp_path):
     out = tmp_path / "out.json"
     names = "onnxruntime,openvino,torch,torchscript"
-    done = yolov12("bench", "yolov12n", "yolo12n", "yolov10n", "--runtime", names, *fast("--json", out))
+    done = yolov12("bench", "yolov12n", "yolo12n", "yolov10n", "--runtime", names, *fast("--out", out))
     assert done.exit_code == 0, done.output
     record = json.loads(out.read_text())
     rows = record["rows"]
@@ -78,7 +78,7 @@ def test_any_model(name):
 
 @pytest.mark.slow
 def test_smoke_in_a_fresh_process(run, tmp_path):
-    done = run([YOLOV12, "bench", "yolov12n", "yolov12n-cls", "yolov10n", "--smoke", "--json", "-"])
+    done = run([YOLOV12, "bench", "yolov12n", "yolov12n-cls", "yolov10n", "--smoke", "--json"])
     rows = json.loads(done.stdout)["rows"]
     assert [row["latency"]["samples"] for row in rows] == [3, 3, 3] and rows[2]["latency_nms"] is None
     assert list(tmp_path.iterdir()) == []  # exports are made and left elsewhere
@@ -88,7 +88,7 @@ def test_a_failing_model_is_reported_and_the_others_go_on(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
     models = ("nosuch", "yolov12n", tmp_path / "broken.pt", tmp_path / "no.onnx", "yolov99n.yaml")
     out = tmp_path / "out.json"
-    done = yolov12("bench", *models, "--runtime", "onnxruntime,torch", *fast("--json", out))
+    done = yolov12("bench", *models, "--runtime", "onnxruntime,torch", *fast("--out", out))
     assert done.exit_code == 2 and "yolov12n" in done.stdout
     lines = done.stderr.strip().splitlines()
     assert len([line for line in lines if line.startswith("Error: ")]) == len(lines) == 4, done.stderr
@@ -101,7 +101,7 @@ def test_a_failing_model_is_reported_and_the_others_go_on(tmp_path):
 def test_wrong_export_gets_no_latency(trained, tmp_path):
     shutil.copy(trained / "small.pt", tmp_path)
     tampered(shutil.copy(trained / "small.onnx", tmp_path), lose_attention)
-    done = yolov12("bench", tmp_path / "small.onnx", "yolov12n", *fast("--json", "-"))
+    done = yolov12("bench", tmp_path / "small.onnx", "yolov12n", *fast("--json"))
     assert done.exit_code == 1
     assert "Error: small.onnx on onnxruntime does not compute the model, output0" in done.stderr
     wrong, right = json.loads(done.stdout)["rows"]
@@ -128,24 +128,24 @@ def test_size_that_a_file_does_not_take(options, trained):
 
 
 def test_smoke_takes_a_file_as_it_is(trained):
-    done = yolov12("bench", trained / "small.onnx", "yolov12n", "--smoke", "--json", "-")
+    done = yolov12("bench", trained / "small.onnx", "yolov12n", "--smoke", "--json")
     assert done.exit_code == 0 and [row["imgsz"] for row in json.loads(done.stdout)["rows"]] == [64, 160]
 
 
 def test_size_that_the_stride_does_not_divide(trained):
-    done = yolov12("bench", trained / "small.pt", "--runtime", "torch", "--imgsz", 70, "--runs", 1, "--json", "-")
+    done = yolov12("bench", trained / "small.pt", "--runtime", "torch", "--imgsz", 70, "--runs", 1, "--json")
     assert json.loads(done.stdout)["rows"][0]["imgsz"] == 96
     assert "Warning: small on torch runs at 96 pixels: its stride does not divide 70" in done.stderr
 
 
 def test_batch(trained):
-    done = yolov12("bench", trained / "small.pt", "--runtime", "onnxruntime,torch", *fast("--batch", 3, "--json", "-"))
+    done = yolov12("bench", trained / "small.pt", "--runtime", "onnxruntime,torch", *fast("--batch", 3, "--json"))
     assert done.exit_code == 0, done.output
     assert [row["batch"] for row in json.loads(done.stdout)["rows"]] == [3, 3]
 
 
 def test_precision_that_is_run_is_said(trained):
-    done = yolov12("bench", trained / "small.pt", "--half", "--runtime", "openvino,torch", *fast("--json", "-"))
+    done = yolov12("bench", trained / "small.pt", "--half", "--runtime", "openvino,torch", *fast("--json"))
     found = {row["runtime"]: row["precision"] for row in json.loads(done.stdout)["rows"]}
     assert found["torch"] == "fp16"
     if found["openvino"] != "fp16":
@@ -156,9 +156,9 @@ def test_precision_that_is_run_is_said(trained):
     ("arguments", "said"),
     [
         (("--runtime", "tensorrtt"), "runtime 'tensorrtt' is unknown: tensorrt, onnxruntime"),
-        (("--device", "7"), "device '7' is not there, CUDA sees 0: --device cpu"),
+        (("--device", "7"), "device '7' is not there, CUDA sees 0: take --device cpu"),
         (("--device", "gpu"), "'gpu' is no device: cpu, 0 or cuda:0"),
-        (("--json", "/no/such/folder/x.json"), "/no/such/folder/x.json"),
+        (("--out", "/no/such/folder/x.json"), "/no/such/folder/x.json"),
         (("--aot", ","), "no compute capability is named"),
         (("--aot", "sm75,sm1"), "sm1"),
     ],
@@ -253,7 +253,7 @@ def test_comparison_that_shows_little(tmp_path):
     """The checkpoint answers every image alike; of a .pt a livelier copy is exported, of an exported file it is said."""
     shutil.copy(SHARED / "golden/v1.0-n.pt", tmp_path / "g.pt")
     YOLO(tmp_path / "g.pt").export(format="onnx", imgsz=64, verbose=False)
-    done = yolov12("bench", tmp_path / "g.onnx", tmp_path / "g.pt", *fast("--json", "-"))
+    done = yolov12("bench", tmp_path / "g.onnx", tmp_path / "g.pt", *fast("--json"))
     file, model = json.loads(done.stdout)["rows"]
     assert "Warning: g.onnx on onnxruntime: output0 (boxes) hardly depends on the image" in done.stderr
     assert file["verification"]["note"] and model["verification"]["note"] is None and done.exit_code == 0
@@ -276,7 +276,7 @@ def test_title_names_the_devices_of_its_rows():
 
 
 def test_record_that_cannot_be_written_is_said_first(tmp_path):
-    done = yolov12("bench", "nosuch", "--json", tmp_path)
+    done = yolov12("bench", "nosuch", "--out", tmp_path)
     assert done.exit_code == 2 and "nosuch" not in done.stderr and str(tmp_path) in done.stderr
 
 

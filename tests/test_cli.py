@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import yolov12
 
+from yolov12_plugin.cli import common
 from yolov12_plugin.models import MODELS
 
 YOLOV12 = Path(sys.executable).with_name("yolov12")
@@ -78,3 +79,36 @@ def test_usage_is_one_line(command, said):
     assert done.exit_code == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: ") and said in line
+
+
+def test_json_prints_and_out_writes(tmp_path):
+    file = tmp_path / "doctor.json"
+    done = yolov12("doctor", "--json", "--out", file)
+    assert json.loads(done.stdout) == json.loads(file.read_text())
+    assert "Registered" in yolov12("doctor", "--out", file).stdout and json.loads(file.read_text())
+    done = yolov12("doctor", "--out", tmp_path / "none/doctor.json")
+    assert done.exit_code == 2 and "none/doctor.json cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "said, shown",
+    [
+        ("trust=True would", "--trust would"),
+        ("take device=cpu", "take --device cpu"),
+        ("(imgsz=33): it", "(--imgsz 33): it"),
+        ("as lr0=0.01, or device=0.", "as lr0=0.01, or --device 0."),
+        ("max_det=5", "--max-det 5"),
+    ],
+)
+def test_what_the_library_says_of_arguments_is_said_in_flags(said, shown):
+    """Nothing below the commands knows of their flags."""
+    from typer.main import get_command
+
+    from yolov12_plugin.cli import app
+
+    both = [parameter for name in ("coco", "doctor") for parameter in get_command(app).commands[name].params]
+    token = common.running.set(type("Command", (), {"params": both}))
+    try:
+        assert common.in_flags(said) == shown
+    finally:
+        common.running.reset(token)

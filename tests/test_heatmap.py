@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from yolov12_plugin.cli.heatmap import read_request
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.explain import heatmap, probe
 from yolov12_plugin.explain.heatmap import (
@@ -23,7 +24,6 @@ from yolov12_plugin.explain.heatmap import (
     draw,
     gather,
     heatmaps,
-    read_request,
 )
 
 FAST = ("--imgsz", 64, "--device", "cpu")
@@ -164,7 +164,7 @@ def test_one_attention_of_each_model_lies_side_by_side(folder):
             "layer 6 of yolov8n (C2f) has no attention that is known, nor has another",
         ),
         (("yolov12n", "--layer", "six"), "--layer 'six' is no index: give a number, or one for each model"),
-        (("yolov12n", "--layer", "6,8"), "--layer 6,8 is of 2 models, not of 1: give one, or one for each"),
+        (("yolov12n", "--layer", "6,8"), "layers 6, 8 do not go with 1 models: name one, or one for each"),
         (("yolov12n", "--layer", 99), "yolov12n has no layer 99: --layer 20 (C3k2), 19 (Concat), "),
         (("yolov12n", "--device", "7"), "device '7' is not there: cpu, 0 or cuda:1"),
         (("best.onnx",), "best.onnx shows no layers: name a .pt or .yaml"),
@@ -213,7 +213,7 @@ def test_no_model_is_named(folder):
         ("nowhere/folder", "nowhere/folder cannot be written"),
         ("x.jpg", "x.jpg is no PNG: name a file ending in .png, or a folder"),
         ("file", "file is no PNG"),
-        ("photos", "photos/b.png is a source, and could be overwritten: name another --out"),
+        ("photos", "photos/b.png is a source, and could be overwritten: name another file or folder"),
         ("photos/b.png", "b.png is a source, and could be overwritten"),
         ("photos/B.png", "b.png is a source, and could be overwritten"),
         ("photos/link.png", "is a source, and could be overwritten"),
@@ -259,7 +259,7 @@ def test_video(folder):
     done, lines = draw_json("yolov12n-cls", "clip.avi", "--stride", 2, "--frames", 2, "--out", "frames")
     assert [Path(picture).name for picture in done["pictures"]] == ["clip-000002.png", "clip-000004.png"]
     assert sorted(os.listdir("frames")) == ["clip-000002.png", "clip-000004.png"]
-    assert f"{folder / 'clip.avi'}: 2 of 3 frames; --frames and --stride choose others" in lines
+    assert f"{folder / 'clip.avi'}: --frames 2 of 3, with --stride 2" in lines
     done, _ = draw_json("yolov12n-cls", "clip.avi", "--frames", 1, "--out", "one.png")
     assert done["pictures"] == ["one.png"]
 

@@ -78,7 +78,7 @@ def test_third_stage_of_other_networks(tmp_path, strides, layer):
 
 
 def test_no_third_stage(tmp_path):
-    says = r"the backbone of .* has no stage of stride 16: --layer 0 \(Conv\), 1 \(Conv\), 2 \(Conv\)$"
+    says = r"the backbone of .* has no stage of stride 16: layer=0 \(Conv\), 1 \(Conv\), 2 \(Conv\)$"
     with pytest.raises(NotRunnable, match=says):
         probe_of(network(tmp_path, [2, 2, 2]))
 
@@ -91,10 +91,10 @@ def test_layer(layer, found):
 @pytest.mark.parametrize(
     "layer, says",
     [
-        (10, r"yolov12n-cls has no layer 10: --layer 8 \(A2C2f\), 7 \(Conv\), 6 \(A2C2f\), .*, 0 \(Conv\)$"),
-        (-11, r"yolov12n-cls has no layer -11: --layer 0 \(Conv\), 1 \(Conv\), 2 \(C3k2\), .*, 8 \(A2C2f\)$"),
-        (9, r"layer 9 of yolov12n-cls \(Classify\) gives no map: --layer 8 \(A2C2f\), "),
-        (-1, r"layer -1 of yolov12n-cls \(Classify\) gives no map: --layer 8 \(A2C2f\), "),
+        (10, r"yolov12n-cls has no layer 10: layer=8 \(A2C2f\), 7 \(Conv\), 6 \(A2C2f\), .*, 0 \(Conv\)$"),
+        (-11, r"yolov12n-cls has no layer -11: layer=0 \(Conv\), 1 \(Conv\), 2 \(C3k2\), .*, 8 \(A2C2f\)$"),
+        (9, r"layer 9 of yolov12n-cls \(Classify\) gives no map: layer=8 \(A2C2f\), "),
+        (-1, r"layer -1 of yolov12n-cls \(Classify\) gives no map: layer=8 \(A2C2f\), "),
     ],
 )
 def test_layer_that_is_none(layer, says):

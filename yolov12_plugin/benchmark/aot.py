@@ -127,7 +127,7 @@ def bench_aot(
         try:
             candidate = or_reason(partial(Candidate, given))
             if candidate.artefact is not None:
-                raise NotRunnable("is exported already, and --aot exports itself: give the .pt")
+                raise NotRunnable("is exported already, and is exported anew for each capability: give the .pt")
             rows += compiled_rows(candidate, capabilities, candidate.pixels(imgsz))
         except NotRunnable as e:
             rows.append({"model": given, "error": f"{given}: {e}"})

@@ -160,7 +160,7 @@ class Candidate:
             batch = protocol.batch or session.batch or 1
             if (session.size or size) != size or (session.batch or batch) != batch:
                 takes = f"{session.batch or 'any number of'} x {session.size or ('any', 'any')}"
-                raise NotRunnable(f"takes images of {takes}, not {batch} x {size}: set --batch and --imgsz to that")
+                raise NotRunnable(f"takes images of {takes}, not batch={batch} of imgsz={size[0]}")
             selected = selects(session, read_images(size, channels=channels(self.net)), self.net.model[-1])
             net = exportable(self.net, size, batch, end2end=selected)
             return prepare(net, session, size, batch, name)
@@ -209,7 +209,7 @@ def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
         file = artefact.with_name(f"{stem.removesuffix('_int8')}.pt")  # as Ultralytics names what it quantises
     if not file.exists() and not reference:
         raise NotRunnable(
-            f"{artefact} cannot be verified without its model: put {file.name} beside it, or --reference PT"
+            f"{artefact} cannot be verified without its model: put {file.name} beside it, or name it as reference=FILE"
         )
     return file
 
@@ -429,7 +429,7 @@ def pick_options(device: str | None, threads: int | None, cuda_graph: bool, comp
     if where.type not in ("cpu", "cuda"):
         raise NotRunnable(f"{name!r} is not measured here: cpu, 0 or cuda:0")
     if where.type == "cuda" and (where.index or 0) >= count:
-        raise NotRunnable(f"device {name!r} is not there, CUDA sees {count}: --device cpu")
+        raise NotRunnable(f"device {name!r} is not there, CUDA sees {count}: take device=cpu")
     return Options(where, threads=threads or cores(), cuda_graph=cuda_graph, compile=compile)
 
 

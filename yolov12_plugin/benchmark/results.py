@@ -92,9 +92,9 @@ def read_results(path: Path) -> Results:
         raise ResultsError(f"{path} is no JSON: {e}") from e
     schema, kind = (data.get(key) if isinstance(data, dict) else None for key in ("schema", "kind"))
     if schema != SCHEMA:
-        raise ResultsError(f"{path} has schema {schema}, not {SCHEMA}: write it anew with `yolov12 bench --json`")
+        raise ResultsError(f"{path} has schema {schema}, not {SCHEMA}: write it anew with `yolov12 bench --out`")
     if kind != "latency":
-        raise ResultsError(f"{path} is of kind {kind}, not latency: name a file of `yolov12 bench` without --aot")
+        raise ResultsError(f"{path} is of kind {kind}, not latency: name one of latencies")
     try:
         rows = [_row(row) for row in data["rows"] if "error" not in row]
         failures = [_pick(Failure, row) for row in data["rows"] if "error" in row]

@@ -96,8 +96,8 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
         why = next(iter(str(e).rpartition("WeightsUnpickler error: ")[2].strip().splitlines()), type(e).__name__)
         if isinstance(e, pickle.UnpicklingError) and not trust:
             raise CheckpointError(
-                f"{path} holds what no checkpoint of Ultralytics holds ({why}), and was not executed; --trust "
-                "(trust=True) would, so give it only if you know who made the file"
+                f"{path} holds what no checkpoint of Ultralytics holds ({why}), and was not executed; "
+                "trust=True would, so give it only if you know who made the file"
             ) from e
         raise CheckpointError(f"{path} cannot be read ({why}): download or copy it again") from e
     return ckpt
@@ -164,8 +164,8 @@ def _check_yaml(d: Any, path: Path) -> None:
     called = [name for name in names if not isinstance(getattr(tasks, name, nn.Module), type)]
     if called or (activation and not _is_activation(activation)):
         raise CheckpointError(
-            f"{path} has a YAML that would call {(called or [activation])[0]}, and was not executed; --trust "
-            "(trust=True) would keep it, so give it only if you know who made the file"
+            f"{path} has a YAML that would call {(called or [activation])[0]}, and was not executed; "
+            "trust=True would keep it, so give it only if you know who made the file"
         )
 
 
@@ -194,7 +194,7 @@ def _stand_ins(file: BinaryIO) -> Iterator[dict[type, type]]:
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # came with stand-ins under other names
         raise CheckpointError(
             f"reading {file.name} without executing it needs PyTorch 2.6 or later, not {torch.__version__}: update "
-            "it, or give --trust (trust=True)"
+            "it, or give trust=True"
         )
     names = _globals(file)
     if unknown := sorted(name for name in names if not _is_plain(name) and _known(name) is None):

@@ -1,13 +1,13 @@
 """The authors' trained weights: found by name, or downloaded from their releases."""
 
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
 from ultralytics.utils import SETTINGS
 from ultralytics.utils.downloads import safe_download
 
-from yolov12_plugin.files import replacing
 from yolov12_plugin.models import MODELS, RELEASES
 
 
@@ -47,10 +47,13 @@ def find(file: str | os.PathLike[str]) -> str:
 def _download(url: str, path: Path) -> None:
     """Download by Ultralytics' own function; the file is there whole, or not at all."""
     try:
-        with replacing(path) as part:
+        # In a folder of its own, as the download has parts beside it.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+            part = Path(folder) / path.name
             safe_download(url, file=part.name, dir=part.parent)
             if not zipfile.is_zipfile(part):  # a page of a proxy, or cut short with no length announced
                 raise ConnectionError("what came is no whole checkpoint")
+            os.replace(part, path)
     except (OSError, MemoryError) as e:  # MemoryError: how Ultralytics says that the disk is full
         reason = " ".join(str(e.__cause__ or e).split())
         raise FileNotFoundError(

@@ -1,13 +1,12 @@
 """`yolov12 bench`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from yolov12_plugin.cli.common import one_line
+from yolov12_plugin.cli.common import Json, Markdown, Out, in_flags, one_line, output
 
 
 def bench(
@@ -30,8 +29,9 @@ def bench(
         str | None, typer.Option(help="Compile for sm75,sm86,... by TensorRT-RTX, with no GPU, and count kernels.")
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="3 rounds at 160 pixels: does it run?")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the record here; - prints it.")] = None,
+    out: Out = None,
+    as_json: Json = False,
+    as_markdown: Markdown = False,
 ) -> None:
     """Latency of any Ultralytics MODEL, in one interleaved run. yolo12* is stock's, exported without the plugin.
 
@@ -42,24 +42,23 @@ def bench(
     from rich.progress import Progress
 
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
-    from yolov12_plugin.files import check_place, write_text
+    from yolov12_plugin.files import check_place
     from yolov12_plugin.show.tables import aot_table, latency_table, markdown, show
 
     models = list({str(Path(model).resolve()): model for model in models}.values())
-    file = None if str(out) == "-" else out
 
     def advance(what: str, steps: int) -> None:
         progress.update(bar, description=what, advance=steps)
 
     def report(line: str) -> None:
-        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        progress.console.print(in_flags(line), markup=False, highlight=False, soft_wrap=True)
 
     with (
         one_line(),
         Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
     ):
-        if file:
-            check_place(file)
+        if out:
+            check_place(out)
         bar = progress.add_task("", total=len(models))
         if aot is not None:
             from yolov12_plugin.benchmark.aot import bench_aot
@@ -82,16 +81,8 @@ def bench(
             progress.update(bar, total=steps_of(len(models), len(names), protocol))
             result = bench(models, names, protocol, reference=reference, report=report, advance=advance)
             table = latency_table(result)
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if file:
-        with one_line():
-            write_text(file, text)
-    if str(out) == "-":
-        typer.echo(text, nl=False)
-    elif table.row_count and as_markdown:
-        typer.echo(markdown(table), nl=False)
-    elif table.row_count:
-        show(table)
+    if not output(result, out, as_json) and table.row_count:
+        typer.echo(markdown(table), nl=False) if as_markdown else show(table)
     failed = [row for row in result["rows"] if "error" in row]
     if failed:
         differs = (not row["verification"]["passed"] for row in failed if "verification" in row)

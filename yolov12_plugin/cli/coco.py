@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yolov12_plugin.cli.common import Json, one_line
+from yolov12_plugin.cli.common import Json, one_line, say
 
 
 class Categories(str, Enum):
@@ -58,7 +58,7 @@ def coco(
             beside,
             categories=categories.value,
             detections=out,
-            report=lambda line: typer.echo(line, err=True),
+            report=say,
             batch=batch,
             conf=conf,
             iou=iou,

@@ -1,20 +1,21 @@
 """`yolov12 doctor`."""
 
-import json
 import shlex
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from yolov12_plugin.cli.common import Json, Trust, one_line
+from yolov12_plugin.cli.common import Json, Out, Trust, one_line, output
 from yolov12_plugin.cli.convert import on_stock
 
 
 def doctor(
     checkpoint: Annotated[str | None, typer.Argument(help="A .pt file, or a name as yolov12n-turbo.pt.")] = None,
     trust: Trust = False,
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """What is installed, registered and chosen here, and what to do where that is wrong; or what a CHECKPOINT holds.
@@ -22,15 +23,13 @@ def doctor(
     Exit code 1: YOLOv12 does not run here.
     """
     if checkpoint is not None:
-        show_checkpoint(checkpoint, trust, as_json)
+        show_checkpoint(checkpoint, trust, out, as_json)
         return
     from yolov12_plugin.doctor import report
 
     with redirect_stdout(sys.stderr):
         found = report()
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
+    if not output(found, out, as_json):
         show_report(found)
     if any(finding["level"] == "error" for finding in found["findings"]):
         raise typer.Exit(1)
@@ -80,7 +79,7 @@ def show_report(found: dict[str, Any]) -> None:
     console.print("The plugin is registered." if found["registered"] else "The plugin is not registered.")
 
 
-def show_checkpoint(checkpoint: str, trust: bool, as_json: bool) -> None:
+def show_checkpoint(checkpoint: str, trust: bool, out: Path | None, as_json: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -89,8 +88,7 @@ def show_checkpoint(checkpoint: str, trust: bool, as_json: bool) -> None:
 
     with one_line():
         found = inspect(checkpoint, trust)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
+    if output(found, out, as_json):
         return
     layout, stock = found.pop("layout"), found.pop("stock")
     table = Table(show_header=False)

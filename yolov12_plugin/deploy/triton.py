@@ -73,7 +73,7 @@ def export_triton(
     folder = Path(folder)
     target = folder / name
     if target.exists() and not force:
-        raise FileExistsError(f"{target} is there already: give another name, or --force (force=True) for a version")
+        raise FileExistsError(f"{target} is there already: give another name, or force=True for its next version")
     nearest = next(p for p in (target, *target.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(f"{nearest} is a file, not a folder")

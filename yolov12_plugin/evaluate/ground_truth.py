@@ -211,7 +211,7 @@ def images_of(data: str, split: str, annotations: Path | None = None) -> tuple[l
     candidates += [places[0] / export, places[0].parent / export]
     annotations = annotations or next((file for file in candidates if file.is_file()), None)
     if annotations is None:
-        raise NotRunnable(f"{data} has no {candidates[0]}: name its COCO file by --annotations")
+        raise NotRunnable(f"{data} has no {candidates[0]}: name its COCO file as annotations=FILE")
     return images_in(places), annotations
 
 

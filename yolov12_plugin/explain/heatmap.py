@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import itertools
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -146,7 +145,7 @@ def heatmaps(
     source: str,
     request: Request | None = None,
     *,
-    layer: str | None = None,
+    layers: Sequence[int] = (),
     imgsz: int | None = None,
     device: str | None = None,
     stride: int = 1,
@@ -159,8 +158,8 @@ def heatmaps(
     Args:
         models: names as yolov12n, .yaml, .pt; images and videos among them belong to the source.
         source: an image, a video, a folder, a glob, or a .txt that lists them.
-        layer: one index for all models, or one for each with commas; by default the last layer of the backbone's third
-            stage (stride 16), as in the paper.
+        layers: one index for all models, or one for each; by default the last layer of the backbone's third stage
+            (stride 16), as in the paper.
         imgsz: pixels; by default those of a checkpoint's training, else 640, and 224 for classifiers.
         stride, frames: every how many frames of a video are drawn, and how many of them at most.
         out: a .png, numbered where there is more than one sheet; or a folder, with a sheet for each image. A sheet
@@ -184,7 +183,7 @@ def heatmaps(
     check_out(out)
     sources = find_sources([*files, source], stride)
     check_overwriting(sources.files, out)
-    probes = find_probes(models, layer, imgsz, device)
+    probes = find_probes(models, layers, imgsz, device)
     for probe in probes:
         check_method(probe, request)
 
@@ -216,29 +215,6 @@ def heatmaps(
         report(f"left out: {line}")
     done: dict[str, Any] = {"method": request.method, "models": [probe.record() for probe in probes], "pictures": drawn}
     return done | {"images": images, "left_out": left_out}
-
-
-def read_request(method: str, query: str | None, head: int | None, block: int | None, classes: str | None) -> Request:
-    """Options as the command line has them.
-
-    Raises:
-        NotRunnable: one of them is of another method, or no point.
-    """
-    owners = {"--query": ("attention", query), "--head": ("attention", head), "--block": ("attention", block)}
-    for option, (owner, value) in (owners | {"--classes": ("gradcam", classes)}).items():
-        if value is not None and method != owner:
-            raise NotRunnable(f"{option} is of --method {owner}, not of {method}")
-    point = Request.query
-    if query is not None:
-        try:
-            x, y = map(float, query.split(","))
-        except ValueError as e:
-            raise NotRunnable(f"--query {query!r} is no point: give X,Y in pixels, or as fractions of the image") from e
-        if not (0 <= x < math.inf and 0 <= y < math.inf):
-            raise NotRunnable(f"--query {query} is outside of every image: X and Y count from its upper left corner")
-        point = x, y
-    names = tuple(part.strip() for part in (classes or "").split(",") if part.strip())
-    return Request(method, point, head, block, names)
 
 
 def is_folder(out: Path) -> bool:
@@ -280,32 +256,25 @@ def check_overwriting(files: Iterable[str], out: Path) -> None:
     for file in map(Path, files):
         here = any(p.parent.resolve() == folder and names.fullmatch(p.name) for p in (file, file.resolve()))
         if here or file.resolve() == out.resolve():
-            raise NotRunnable(f"{file} is a source, and could be overwritten: name another --out")
+            raise NotRunnable(f"{file} is a source, and could be overwritten: name another file or folder")
 
 
-def find_probes(models: Sequence[str], layer: str | None, imgsz: int | None, device: str | None) -> list[Probe]:
+def find_probes(models: Sequence[str], layers: Sequence[int], imgsz: int | None, device: str | None) -> list[Probe]:
     """A layer of each model, on a device.
 
     Raises:
         NotRunnable: there is no such device, model or layer.
     """
-    layers: list[int | None] = [None]
-    if layer is not None:
-        try:
-            layers = [int(part) for part in layer.split(",")]
-        except ValueError as e:
-            raise NotRunnable(f"--layer {layer!r} is no index: give a number, or one for each model") from e
-    if len(layers) not in (1, len(models)):
-        raise NotRunnable(
-            f"--layer {layer} is of {len(layers)} models, not of {len(models)}: give one, or one for each"
-        )
+    if len(layers) > 1 and len(layers) != len(models):
+        named = ", ".join(map(str, layers))
+        raise NotRunnable(f"layers {named} do not go with {len(models)} models: name one, or one for each")
     try:
         where = select_device(device or "", verbose=False)
     except Exception as e:  # ValueError or AssertionError, of many lines
         raise NotRunnable(f"device {device!r} is not there: cpu, 0 or cuda:1") from e
     paths = [Path(model) for model in models]
     places = [path.with_suffix("") if path.suffix in KINDS else path for path in paths]
-    each = zip(models, places, layers * len(models) if len(layers) == 1 else layers)
+    each = zip(models, places, layers if len(layers) > 1 else [*layers, None][:1] * len(models))
     return [find_probe(model, label(place, places), index, imgsz, where) for model, place, index in each]
 
 
@@ -316,18 +285,18 @@ def check_method(probe: Probe, request: Request) -> None:
     if request.method == "gradcam":
         if not probe.has_scores:
             head = type(probe.head).__name__
-            raise NotRunnable(f"{name} ends in {head}, of which gradcam knows no scores: --method activation")
+            raise NotRunnable(f"{name} ends in {head}, of which gradcam knows no scores: method=activation")
         find_classes(net, request.classes)
     elif request.method == "attention" and not found:
         others = [i for i, m in enumerate(net.model) if attentions(m)]
-        known = f": --layer {listed(net, others, probe.layer)}" if others else ", nor has another: --method activation"
+        known = f": layer={listed(net, others, probe.layer)}" if others else ", nor has another: method=activation"
         raise NotRunnable(f"{where} has no attention that is known{known}")
     elif request.method == "attention":
         if request.block is not None and request.block >= len(found):
-            raise NotRunnable(f"{where} has {len(found)} attentions: --block 0 to {len(found) - 1}")
+            raise NotRunnable(f"{where} has {len(found)} attentions: block=0 to {len(found) - 1}")
         heads = found[request.block or 0].num_heads
         if request.head is not None and request.head >= heads:
-            raise NotRunnable(f"{where} has {heads} heads: --head 0 to {heads - 1}")
+            raise NotRunnable(f"{where} has {heads} heads: head=0 to {heads - 1}")
 
 
 def read(sources: Sources, frames: int, report: Callable[[str], None], left_out: list[str]) -> Iterator[Shot]:
@@ -338,7 +307,7 @@ def read(sources: Sources, frames: int, report: Callable[[str], None], left_out:
         is_video = sources.mode == "video"
         yield Shot(Path(file), sources.frame * sources.vid_stride if is_video else None, image)
         if is_video and sources.frame >= frames and sources.cap.isOpened():
-            report(f"{file}: {frames} of {sources.frames} frames; --frames and --stride choose others")
+            report(f"{file}: frames={frames} of {sources.frames}, with stride={sources.vid_stride}")
             sources.cap.release()
             sources.count += 1
     left_out += [f"{file} cannot be read" for file in dict.fromkeys(sources.files) if file not in seen]
@@ -348,7 +317,7 @@ def look(probes: Sequence[Probe], shot: Shot, request: Request, left_out: list[s
     """Maps of an image by all models; None, and why in `left_out`, where one of them is not given it, or the query."""
     h, w = size = shot.image.shape[0], shot.image.shape[1]
     point = request.point(size) if request.method == "attention" else None
-    outside = "--query {:g},{:g} is outside of".format(*request.query)
+    outside = "query={:g},{:g} is outside of".format(*request.query)
     if request.method == "attention" and point is None:
         left_out.append(f"{shot} has {w}x{h} pixels, {outside} it")
         return None

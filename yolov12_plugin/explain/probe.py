@@ -194,14 +194,14 @@ def choose_layer(name: str, net: Any, layer: int | None, strides: dict[int, int]
     count = len(net.model)
     chosen = third_stage(net, strides) if layer is None else layer
     if chosen is None:
-        raise NotRunnable(f"the backbone of {name} has no stage of stride {STAGE}: --layer {listed(net, strides, 0)}")
+        raise NotRunnable(f"the backbone of {name} has no stage of stride {STAGE}: layer={listed(net, strides, 0)}")
     chosen += count if chosen < 0 else 0
     if chosen in strides:
         return chosen
     fault = f"{name} has no layer {layer}"
     if 0 <= chosen < count:
         fault = f"layer {layer} of {name} ({type(net.model[chosen]).__name__}) gives no map"
-    raise NotRunnable(f"{fault}: --layer {listed(net, strides, chosen)}")
+    raise NotRunnable(f"{fault}: layer={listed(net, strides, chosen)}")
 
 
 def listed(net: Any, layers: Iterable[int], near: int) -> str:

@@ -40,4 +40,4 @@ def write(draw: Callable[[], Figure], file: Path) -> None:
             with replacing(file) as part:
                 figure.savefig(part, dpi=150, metadata=metadata)
         except OSError as e:
-            raise NotRunnable(f"{file} could not be written: {e.strerror}; name another --out") from e
+            raise NotRunnable(f"{file} could not be written: {e.strerror}; name another file") from e
