@@ -237,7 +237,8 @@ def test_killed_while_it_downloads(run, tmp_path, server):
     assert not (tmp_path / "weights/yolov12n.pt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 def test_the_stock_command(run, tmp_path, server):
     """From an empty folder: a name of the releases where Ultralytics takes a model, or weights to start from."""
     yolo = Path(sys.executable).with_name("yolo")
