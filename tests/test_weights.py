@@ -1,6 +1,7 @@
 """The authors' weights by name, from a server on this machine."""
 
 import json
+import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -200,6 +201,19 @@ def test_no_network(folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"Download http://127\.0\.0\.1:9/v1\.0/yolov12n\.pt by other means"):
         weights.find("yolov12n.pt")
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "value, url", [("", RELEASES), ("  ", RELEASES), (" http://127.0.0.1:9/Mirror/ ", "http://127.0.0.1:9/Mirror")]
+)
+def test_where_weights_are_looked_for(folder, monkeypatch, value, url):
+    def refused(url, **options):
+        raise ConnectionError(f"asked {url}")
+
+    monkeypatch.setattr(weights, "safe_download", refused)
+    monkeypatch.setenv("YOLO12_WEIGHTS_URL", value)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"asked {url}/v1.0/yolov12n.pt")):
+        weights.find("yolov12n.pt")
 
 
 def test_another_try(server, folder, checkpoint, monkeypatch):
