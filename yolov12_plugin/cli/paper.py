@@ -223,7 +223,7 @@ add_figure("figure1", "Figure 1: AP against latency and FLOPs.")
 
 
 def add_diagram(name: str, about: str) -> None:
-    """The command of a figure that is drawn from runs of modules."""
+    """The command of a figure that shows modules."""
 
     @app.command(name, help=about)
     def command(
@@ -231,9 +231,8 @@ def add_diagram(name: str, about: str) -> None:
     ) -> None:
         with one_line(), status(f"{name} ..."):
             from yolov12_plugin.paper import diagrams
-            from yolov12_plugin.show import pictures
 
-            pictures.write(getattr(diagrams, name), out)
+            getattr(diagrams, name)(out)
         typer.echo(json.dumps({"picture": str(out)}, indent=2) if as_json else str(out))
 
 
