@@ -430,12 +430,12 @@ def test_state_without_nvidia_smi(monkeypatch, tmp_path):
 
 def test_readme_shows_the_record():
     """The tables of README.md are those of benchmarks/results, as the command prints them."""
-    from yolov12_plugin.show.tables import aot_table, latency_table, markdown
+    from yolov12_plugin.show.tables import kernels, latencies
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
-    assert markdown(latency_table(record)) in readme
-    assert markdown(aot_table(json.loads((ROOT / "benchmarks/results/aot.json").read_text()))) in readme
+    assert latencies(record).markdown() in readme
+    assert kernels(json.loads((ROOT / "benchmarks/results/aot.json").read_text())).markdown() in readme
     ratios = {(row["runtime"], row["model"]): row["ratio"] for row in record["rows"]}
     ratios |= {
         (row["runtime"], row["model"]): row["ratio"]

@@ -17,7 +17,8 @@ from ultralytics import YOLO
 from ultralytics.utils import ops
 
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.evaluate import score as coco
+from yolov12_plugin.evaluate import ground_truth, predict
+from yolov12_plugin.evaluate import score as scoring
 from yolov12_plugin.evaluate.ground_truth import read_annotations
 from yolov12_plugin.evaluate.predict import map_categories
 from yolov12_plugin.evaluate.score import METRICS, evaluate, score
@@ -77,7 +78,7 @@ def oracle(monkeypatch):
     def use(truth, names, confidence=0.9, shift=0.0):
         truth = json.loads(Path(truth).read_text())
         label = {
-            c["id"]: next(i for i, name in names.items() if coco.plain(name) == coco.plain(c["name"]))
+            c["id"]: next(i for i, name in names.items() if predict.plain(name) == predict.plain(c["name"]))
             for c in truth["categories"]
         }
         by_stem = {Path(image["file_name"]).stem: image["id"] for image in truth["images"]}
@@ -106,15 +107,15 @@ def oracle(monkeypatch):
                 )
             return found
 
-        stock_preprocess = coco.Detections.preprocess
-        monkeypatch.setattr(coco.Detections, "preprocess", preprocess)
-        monkeypatch.setattr(coco.Detections, "postprocess", postprocess)
+        stock_preprocess = predict.Detections.preprocess
+        monkeypatch.setattr(predict.Detections, "preprocess", preprocess)
+        monkeypatch.setattr(predict.Detections, "postprocess", postprocess)
 
     return use
 
 
 def images_in(folder):
-    return coco.images_in([folder])
+    return ground_truth.images_in([folder])
 
 
 def digest(folder):
@@ -463,7 +464,7 @@ def test_earlier_detections_outlive_a_full_disk(small, talkative, monkeypatch, t
     stock = Path.write_text
 
     def half(self, text, **options):
-        if self.name.startswith("d.json"):
+        if self.name.startswith(".d."):
             stock(self, text[:10], **options)
             raise OSError(28, "No space left on device")
         return stock(self, text, **options)
@@ -480,7 +481,7 @@ def test_where_nothing_can_be_written(small, talkative, monkeypatch, tmp_path, o
     folder, write = small
     before = write().read_text()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(coco, "predict", lambda *a, **k: pytest.fail("predicted"))
+    monkeypatch.setattr(scoring, "predict", lambda *a, **k: pytest.fail("predicted"))
     with pytest.raises(NotRunnable, match="is the ground truth" if "truth" in out else "cannot be written"):
         evaluate(str(talkative), images_in(folder), write(), detections=Path(out))
     assert write().read_text() == before
@@ -621,14 +622,14 @@ def test_what_was_not_said(tmp_path, small, talkative, monkeypatch, words, error
 
 def test_without_pycocotools(small, talkative, monkeypatch):
     folder, write = small
-    monkeypatch.setattr(coco, "find_spec", lambda name: None)
+    monkeypatch.setattr(scoring, "find_spec", lambda name: None)
     with pytest.raises(NotRunnable, match="pycocotools is not installed: pip install pycocotools"):
         evaluate(str(talkative), images_in(folder), write())
 
 
 def test_suppression_that_is_cut_short(small, talkative, monkeypatch):
     folder, write = small
-    monkeypatch.setattr(coco.time, "perf_counter", iter(range(0, 10**6, 3)).__next__)
+    monkeypatch.setattr(predict.time, "perf_counter", iter(range(0, 10**6, 3)).__next__)
     said = []
     evaluate(str(talkative), images_in(folder), write(), imgsz=64, report=said.append)
     assert "suppression ran out of Ultralytics' time in 1 batches" in said[-1]
@@ -642,22 +643,22 @@ def test_an_exported_model(talkative, small, oracle, tmp_path):
     oracle(write(), YOLO(talkative).names)
     scores = evaluate(exported, images_in(folder), write(), imgsz=64, device="cpu")
     assert scores["AP"] == pytest.approx(100)
-    assert coco.scale_of(exported) == "n"
+    assert predict.scale_of(exported) == "n"
 
 
 @pytest.mark.parametrize(
     "name, scale", [("yolov12m.onnx", "m"), ("yolo12x_openvino_model", "x"), ("yolo11n.onnx", None)]
 )
 def test_scale_by_name(name, scale):
-    assert coco.scale_of(name) == scale
+    assert predict.scale_of(name) == scale
 
 
 def test_scale_of_a_file(talkative, tmp_path):
     shutil.copy(talkative, tmp_path / "best.pt")
-    assert coco.scale_of(str(tmp_path / "best.pt")) == "n"
+    assert predict.scale_of(str(tmp_path / "best.pt")) == "n"
     for other in ("yolo11n", "yolov12n-turbo"):  # neither is in the paper's table
         YOLO(f"{other}.yaml").save(tmp_path / f"{other}.pt")
-        assert coco.scale_of(str(tmp_path / f"{other}.pt")) is None
+        assert predict.scale_of(str(tmp_path / f"{other}.pt")) is None
 
 
 def test_as_a_command(talkative, small, tmp_path):

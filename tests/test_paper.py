@@ -203,7 +203,7 @@ def test_ratios_are_of_one_run():
     first = run_of("2026-01-01", yolov12n=10.0, yolov12s=20.0)
     second = run_of("2026-01-02", yolov12s=60.0, yolov12m=90.0)
     assert tables.ratios([second, first]) == {setup: {"yolov12n": 1.0, "yolov12s": 2.0}}
-    found = {row["name"]: row for row in tables.table1([first, second], every=False, build=False)}
+    found = {row["name"]: row for row in tables.table1([first, second], every=False)}
     assert found["yolov12s"]["latency_ms"] == {f"{setup} (ms)": 60.0}
     assert found["yolov12m"]["latency_ratio"] == {} and found["yolov12s"]["latency_ratio"] == {setup: 2.0}
 

@@ -43,7 +43,7 @@ def bench(
 
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
     from yolov12_plugin.files import check_place, write_text
-    from yolov12_plugin.show.tables import aot_table, latency_table, markdown, show
+    from yolov12_plugin.show.tables import kernels, latencies
 
     models = list({str(Path(model).resolve()): model for model in models}.values())
     file = None if str(out) == "-" else out
@@ -66,7 +66,7 @@ def bench(
 
             capabilities = [part.strip().lower() for part in aot.split(",") if part.strip()]
             result = bench_aot(models, capabilities, imgsz, report=report, advance=advance)
-            table = aot_table(result)
+            view = kernels(result)
         else:
             options = pick_options(device, threads, cuda_graph, compile)
             names = pick_runtimes(models, runtime, options)
@@ -81,17 +81,15 @@ def bench(
             )
             progress.update(bar, total=steps_of(len(models), len(names), protocol))
             result = bench(models, names, protocol, reference=reference, report=report, advance=advance)
-            table = latency_table(result)
+            view = latencies(result)
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if file:
         with one_line():
             write_text(file, text)
     if str(out) == "-":
         typer.echo(text, nl=False)
-    elif table.row_count and as_markdown:
-        typer.echo(markdown(table), nl=False)
-    elif table.row_count:
-        show(table)
+    elif view.rows:
+        view.print(as_markdown)
     failed = [row for row in result["rows"] if "error" in row]
     if failed:
         differs = (not row["verification"]["passed"] for row in failed if "verification" in row)
