@@ -13,11 +13,10 @@ from ultralytics.cfg import DEFAULT_CFG_DICT
 from yolov12_plugin.benchmark.results import Latency, Results, Row
 from yolov12_plugin.cli import app
 from yolov12_plugin.cli import paper as cli
-from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.explain import heatmap
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.names import find
-from yolov12_plugin.paper import contents, tables
+from yolov12_plugin.paper import tables
 from yolov12_plugin.paper.ablations import ABLATIONS
 from yolov12_plugin.paper.networks import Measurement, shipped
 from yolov12_plugin.published import TABLE1, TABLE3_CPU, TABLE4, TABLE7, table6
@@ -416,11 +415,6 @@ def test_no_record_is_one_line(folder, text):
     (folder / "a.json").write_text(text)
     done = yolov12("paper", "table1", "--results", "a.json")
     assert done.exit_code == 2 and re.fullmatch(r"Error: a\.json (is no JSON|has schema).*\n", done.stderr)
-
-
-def test_unknown_ablation_raises():
-    with pytest.raises(NotRunnable, match="'table9'; did you mean"):
-        contents.vary("table9")
 
 
 @pytest.mark.parametrize(
