@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 import ultralytics
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,6 +29,7 @@ import yolov12_plugin as y12
 from yolov12_plugin.benchmark.machine import gpu_state
 from yolov12_plugin.benchmark.timing import interleave, ratios
 from yolov12_plugin.nets import saved_bytes
+from yolov12_plugin.show.view import View
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -251,12 +250,8 @@ def main() -> None:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = [key for key in rows[0] if key not in ("what", "imgsz", "batch")]
-    first = rows[0]
-    view = Table(*columns, title=" ".join(f"{first[key]}" for key in ("what", "imgsz", "batch") if key in first))
-    for row in rows:
-        view.add_row(*(str(row[key]) for key in columns))
-    Console().print(view)
+    title = " ".join(f"{rows[0][key]}" for key in ("what", "imgsz", "batch") if key in rows[0])
+    View(title, {key: key for key in rows[0] if key not in ("what", "imgsz", "batch")}, rows).print()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import torch
 import ultralytics
-from rich.console import Console
-from rich.table import Table
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils.torch_utils import get_cpu_info
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.timing import interleave, ratios
 from yolov12_plugin.published import TABLE3_CPU
+from yolov12_plugin.show.view import View
 
+TITLES = {"model": "Model", "backend": "Attention", "ms_without": "without area (ms)", "ms_with": "with (ms)"}
+TITLES |= {"ratio": "ratio", "ratio_paper": "paper's ratio"}
 PAPER = {row.name: row for row in TABLE3_CPU}
 
 
@@ -54,10 +55,7 @@ def main() -> None:
                     "ratio_paper": round(paper.with_area / paper.without, 2),
                 }
             )
-    view = Table("Model", "Attention", "without area (ms)", "with (ms)", "ratio", "paper's ratio", title="Table 3, CPU")
-    for row in rows:
-        view.add_row(*map(str, row.values()))
-    Console().print(view)
+    View("Table 3, CPU", TITLES, rows).print()
     about = {"imgsz": args.imgsz, "rounds": args.rounds, "threads": args.threads, "processor": get_cpu_info()}
     versions = {m.__name__: m.__version__ for m in (torch, ultralytics)}
     args.out.write_text(json.dumps({**about, "versions": versions, "rows": rows}, indent=2) + "\n")

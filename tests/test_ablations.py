@@ -16,11 +16,10 @@ from ultralytics.nn.tasks import DetectionModel
 import yolov12_plugin as y12
 from yolov12_plugin.checkpoints.inspect import inspect
 from yolov12_plugin.checkpoints.layouts import PLUGIN_ONLY, structure
-from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.names import CFG, find
 from yolov12_plugin.nets import attention_blocks, gflops
-from yolov12_plugin.paper.ablations import ABLATIONS, ablation, ratios, rows
+from yolov12_plugin.paper.ablations import ABLATIONS, ratios, rows
 from yolov12_plugin.paper.networks import Countable, Measurement, counts, shipped
 
 PAPER = SHARED / "paper.txt"
@@ -242,22 +241,6 @@ def test_measured_ratios():
     assert all(ratio == 1 for v, ratio in found.items() if v.backend == "auto") and all(r > 0 for r in found.values())
     assert not ratios(ABLATIONS["table5c"], Measurement.of(64, rounds=1))
     assert rows("5f", Measurement.of(64, rounds=1))[1]["ratio"] == 1
-
-
-@pytest.mark.parametrize(
-    "name, nearest", [("table2b", "table2"), ("5i", "table5"), ("tabel3", "table3"), ("6", "table")]
-)
-def test_unknown_table(name, nearest):
-    with pytest.raises(NotRunnable) as error:
-        ablation(name)
-    said = str(error.value)
-    assert repr(name) in said and "\n" not in said and all(table in said for table in ABLATIONS)
-    assert re.search(r"ablations are (\w+)", said).group(1).startswith(nearest)
-
-
-@pytest.mark.parametrize("name, same", [("2", "table2"), ("TABLE5A", "table5a"), ("table5h", "table5h")])
-def test_names(name, same):
-    assert ablation(name).name == same
 
 
 CHECKPOINTS = {

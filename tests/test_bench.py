@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
-import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -364,25 +364,61 @@ def test_hook_attached_to_a_model(trained, tmp_path):
 
 
 GPU = torch.device("cuda", 0)
-SMI = """#!/bin/sh
-case "$*" in
-  *driver_version*) echo "535.161.08, {power}, 41, 1590, 5000, 1590" ;;
-  *=clocks.sm*) tail -n 1 {clocks}; sed -i '$d' {clocks} ;;
-  *) echo "Field is not a valid field to query."; exit 2 ;;
-esac
-"""
+
+
+class Refused(Exception):
+    pass
+
+
+class Nvml:
+    """NVML whose SM clock is one after the other of those given, and then unknown."""
+
+    NVMLError, NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = Refused, 0, 1, 2
+
+    def __init__(self, *clocks, watts=70, starts=True):
+        self.clocks, self.watts, self.starts, self.asked = [*clocks], watts, starts, []
+
+    def nvmlInit(self):
+        if not self.starts:
+            raise Refused("NVML Shared Library Not Found")
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        self.asked.append(index)
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        self.asked.append(uuid)
+
+    def nvmlSystemGetDriverVersion(self):
+        return "535.161.08"
+
+    def nvmlDeviceGetPowerManagementLimit(self, gpu):
+        if self.watts is None:
+            raise Refused("Not Supported")
+        return 1000 * self.watts
+
+    def nvmlDeviceGetTemperature(self, gpu, sensor):
+        return 41
+
+    def nvmlDeviceGetClockInfo(self, gpu, kind):
+        if kind == self.NVML_CLOCK_SM and not self.clocks:
+            raise Refused("Not Supported")
+        return self.clocks.pop(0) if kind == self.NVML_CLOCK_SM else 5000
+
+    def nvmlDeviceGetMaxClockInfo(self, gpu, kind):
+        return 1590
+
+
+def test_the_stand_in_has_the_names_of_nvml():
+    import pynvml
+
+    assert {name for name in dir(Nvml) if name.lower().startswith("nvml")} <= set(dir(pynvml))
 
 
 @pytest.fixture
-def smi(monkeypatch, tmp_path):
-    """A nvidia-smi whose SM clock is one after the other of those given, from the last."""
-
-    def install(*clocks, power="70.00"):
-        (tmp_path / "clocks").write_text("".join(f"{clock}\n" for clock in clocks))
-        file = tmp_path / "nvidia-smi"
-        file.write_text(SMI.format(power=power, clocks=tmp_path / "clocks"))
-        file.chmod(file.stat().st_mode | stat.S_IEXEC)
-        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+def nvml(monkeypatch):
+    def install(*clocks, **options):
+        monkeypatch.setitem(sys.modules, "pynvml", found := Nvml(*clocks, **options))
+        return found
 
     return install
 
@@ -392,11 +428,11 @@ def smi(monkeypatch, tmp_path):
     [
         ((585, 585, 585), True, None),
         ((585, 1590, 1590), False, "moved between 585 and 1590 MHz: nvidia-smi --lock-gpu-clocks"),
-        (("[N/A]", "[N/A]", "[N/A]"), None, "nvidia-smi does not tell the GPU's clock"),
+        ((), None, "NVML does not tell the GPU's clock"),
     ],
 )
-def test_clocks_that_move_are_said(clocks, steady, said, smi):
-    smi(*clocks)
+def test_clocks_that_move_are_said(clocks, steady, said, nvml):
+    nvml(*clocks)
     meter = machine.Clocks(GPU, every=2)
     for _ in range(7):
         meter.tick()
@@ -404,19 +440,19 @@ def test_clocks_that_move_are_said(clocks, steady, said, smi):
     assert (meter.warning() is None) if said is None else (said in meter.warning())
 
 
-def test_no_clock_is_read_on_a_cpu(smi):
-    smi(585)
+def test_no_clock_is_read_on_a_cpu(nvml):
+    nvml(585)
     meter = machine.Clocks(torch.device("cpu"))
     meter.tick()
     assert meter.record() == {"sm_clocks_mhz": [], "clocks_steady": None}
 
 
-@pytest.mark.parametrize(("power", "limit"), [("70.00", 70.0), ("[N/A]", None)])
-def test_state_of_a_gpu(power, limit, smi):
-    smi(power=power)
+@pytest.mark.parametrize("watts", [70, None])
+def test_state_of_a_gpu(watts, nvml):
+    nvml(1590, watts=watts)
     assert machine.gpu_state(GPU) == {
         "driver": "535.161.08",
-        "power_limit_w": limit,
+        "power_limit_w": watts,
         "temperature_c": 41.0,
         "sm_clock_mhz": 1590.0,
         "memory_clock_mhz": 5000.0,
@@ -424,19 +460,32 @@ def test_state_of_a_gpu(power, limit, smi):
     }
 
 
-def test_state_without_nvidia_smi(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_a_gpu_is_found_by_its_uuid(monkeypatch, nvml):
+    """NVML counts also those that CUDA_VISIBLE_DEVICES hides."""
+    asked = nvml(585).asked
+    machine.gpu_state(GPU)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="4c7b-21"))
+    machine.gpu_state(GPU)
+    assert asked == [0, "GPU-4c7b-21"]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_state_without_a_driver(monkeypatch, nvml, installed):
+    nvml(585, starts=False)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "pynvml", None)
     assert set(machine.gpu_state(GPU).values()) == {None}
 
 
 def test_readme_shows_the_record():
     """The tables of README.md are those of benchmarks/results, as the command prints them."""
-    from yolov12_plugin.show.tables import aot_table, latency_table, markdown
+    from yolov12_plugin.show.tables import kernels, latencies
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
-    assert markdown(latency_table(record)) in readme
-    assert markdown(aot_table(json.loads((ROOT / "benchmarks/results/aot.json").read_text()))) in readme
+    assert latencies(record).markdown() in readme
+    assert kernels(json.loads((ROOT / "benchmarks/results/aot.json").read_text())).markdown() in readme
     ratios = {(row["runtime"], row["model"]): row["ratio"] for row in record["rows"]}
     ratios |= {
         (row["runtime"], row["model"]): row["ratio"]

@@ -227,23 +227,6 @@ def test_what_is_no_run(folder, given, says):
     assert done.stderr.startswith("left out: ") and says in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "out, says",
-    [
-        ("nowhere/a.png", "nowhere is no folder: make it first, or name a file in one that is there"),
-        ("a.doc", "a.doc is no picture that can be drawn: name a file ending in .png, .svg, .pdf, .jpg"),
-        ("a", "a is no picture that can be drawn"),
-        ("folder.png", "folder.png"),
-    ],
-)
-def test_what_is_no_picture(folder, out, says):
-    save("a/results.csv", table())
-    Path("folder.png").mkdir()
-    done = yolov12("paper", "convergence", "a/results.csv", "--out", out)
-    assert done.exit_code == 2 and done.stdout == "" and says in done.stderr
-    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize("kind, head", [("png", b"\x89PNG"), ("PNG", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_command(folder, kind, head):
     save("x/results.csv", table())
@@ -288,16 +271,6 @@ def test_best_is_of_the_task_s_fitness(folder, columns, best):
         [",".join(["epoch", *columns]), *(",".join(map(str, row)) for row in zip((1, 2, 3), *columns.values()))],
     )
     assert read_runs(["a.csv"])[0].summary()["best"]["epoch"] == best
-
-
-def test_svg_is_the_same_every_time(folder):
-    save("a/results.csv", table())
-    runs = read_runs(["a"])
-    for name in "one.svg", "two.svg":
-        write(runs, Path(name))
-    one = Path("one.svg").read_text()
-    assert one == Path("two.svg").read_text()
-    assert ">validation</text>" in one
 
 
 def test_the_caller_s_matplotlib_stays_as_it_is(run, folder):

@@ -9,7 +9,6 @@ from conftest import ROOT, yolov12
 
 from yolov12_plugin.nn.options import RULES
 from yolov12_plugin.paper.contents import vary
-from yolov12_plugin.show.tables import markdown
 
 MAP = (ROOT / "docs/paper-map.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`((?:yolov12_plugin|cfg|benchmarks)/[^`]+)`", MAP)))
@@ -46,7 +45,7 @@ def test_commands(command):
 
 def test_readme_shows_table_2():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert markdown(vary("table2").table()) in readme
+    assert vary("table2").markdown() in readme
     record = json.loads((ROOT / "benchmarks/results/ablation-table2.json").read_text())
     trained = [variant for variant in record["variants"] if variant["runs"]]
     pairs = [" and ".join(f"{100 * run['best']['mAP50-95']:.1f}" for run in v["runs"]) for v in trained]

@@ -51,6 +51,7 @@ def test_wheel_contents(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"yolov12_plugin.pth", "yolov12_plugin.start", "yolov12_plugin/autoload.py"} <= names
     assert {f"yolov12_plugin/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "cfg").rglob("*.yaml")} <= names
+    assert {"yolov12_plugin/paper/figure3.png", "yolov12_plugin/paper/figure3.svg"} <= names
     roots = {name.split("/")[0] for name in names}
     assert roots == {
         "yolov12_plugin",

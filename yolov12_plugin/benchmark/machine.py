@@ -1,9 +1,9 @@
 """What a measurement was made on: processor or GPU, its clocks and limits, and the versions of what ran."""
 
 import importlib.metadata
-import shutil
-import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ PACKAGES = (
     *("yolov12-plugin", "ultralytics", "torch", "onnx", "onnxruntime", "openvino"),
     *("tensorrt", "tensorrt-rtx-cu13", "nvidia-modelopt"),
 )
-QUERIES = {
-    "driver": "driver_version",
-    "power_limit_w": "power.limit",
-    "temperature_c": "temperature.gpu",
-    "sm_clock_mhz": "clocks.sm",
-    "memory_clock_mhz": "clocks.mem",
-    "max_sm_clock_mhz": "clocks.max.sm",
+READINGS: dict[str, Callable[[Any, Any], float | str]] = {  # of NVML, the module, and a handle of a GPU
+    "driver": lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion(),
+    "power_limit_w": lambda nvml, gpu: nvml.nvmlDeviceGetPowerManagementLimit(gpu) / 1e3,
+    "temperature_c": lambda nvml, gpu: float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
+    "sm_clock_mhz": lambda nvml, gpu: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
+    "memory_clock_mhz": lambda nvml, gpu: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM)),
+    "max_sm_clock_mhz": lambda nvml, gpu: float(nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)),
 }
 
 
@@ -51,11 +51,28 @@ def machine(device: torch.device) -> dict[str, Any]:
     return about
 
 
-def gpu_state(device: torch.device) -> dict[str, Any]:
-    """Driver, power limit (W), temperature (°C) and clocks (MHz) of a GPU now; None where nvidia-smi does not tell."""
-    values = _query(smi_name(device), ",".join(QUERIES.values())) or [""] * len(QUERIES)
-    state: dict[str, Any] = {key: _number(value) for key, value in zip(QUERIES, values)}
-    return state | {"driver": values[0] or None}
+def gpu_state(device: torch.device, keys: Iterable[str] = READINGS) -> dict[str, Any]:
+    """Driver, power limit (W), temperature (°C) and clocks (MHz) of a GPU now; None where NVML does not tell."""
+    state: dict[str, Any] = dict.fromkeys(keys)
+    try:
+        import pynvml
+    except ImportError:
+        return state
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        gpu = handle(pynvml, device)
+        for key in state:
+            with suppress(pynvml.NVMLError):
+                state[key] = READINGS[key](pynvml, gpu)
+    return state
+
+
+def handle(nvml: Any, device: torch.device) -> Any:
+    """A GPU as NVML knows it, whose numbers are not those of CUDA_VISIBLE_DEVICES."""
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None) if torch.cuda.is_available() else None
+    if uuid is None:
+        return nvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+    return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{str(uuid).removeprefix('GPU-')}")
 
 
 class Clocks:
@@ -72,43 +89,17 @@ class Clocks:
         self.rounds += 1
         if self.device.type != "cuda" or self.rounds % self.every:
             return
-        if (found := _query(smi_name(self.device), QUERIES["sm_clock_mhz"])) and (clock := _number(found[0])):
+        if clock := gpu_state(self.device, ["sm_clock_mhz"])["sm_clock_mhz"]:
             self.samples.append(clock)
 
     def record(self) -> dict[str, Any]:
-        """The samples, and whether they are all the same; None where nvidia-smi told nothing."""
+        """The samples, and whether they are all the same; None where NVML told nothing."""
         return {"sm_clocks_mhz": self.samples, "clocks_steady": len(set(self.samples)) == 1 if self.samples else None}
 
     def warning(self) -> str | None:
         """What is to be said unless the clock stayed the same."""
         todo = "nvidia-smi --lock-gpu-clocks=MHZ,MHZ makes results comparable"
         if not self.samples:
-            return f"nvidia-smi does not tell the GPU's clock, so it may have moved: {todo}"
+            return f"NVML does not tell the GPU's clock, so it may have moved: {todo}"
         low, high = min(self.samples), max(self.samples)
         return f"the GPU's clock moved between {low:g} and {high:g} MHz: {todo}" if low < high else None
-
-
-def smi_name(device: torch.device) -> str:
-    """A GPU as nvidia-smi knows it, whose numbers are not those of CUDA_VISIBLE_DEVICES."""
-    index = device.index or 0
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None) if torch.cuda.is_available() else None
-    return str(index) if uuid is None else f"GPU-{str(uuid).removeprefix('GPU-')}"
-
-
-def _query(gpu: str, fields: str) -> list[str] | None:
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return None
-    command = [smi, f"--id={gpu}", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return [part.strip() for part in done.stdout.strip().split(",")] if done.returncode == 0 else None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:  # "[N/A]", "[Not Supported]"
-        return None

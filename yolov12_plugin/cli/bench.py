@@ -43,7 +43,7 @@ def bench(
 
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
     from yolov12_plugin.files import check_place
-    from yolov12_plugin.show.tables import aot_table, latency_table, markdown, show
+    from yolov12_plugin.show.tables import kernels, latencies
 
     models = list({str(Path(model).resolve()): model for model in models}.values())
 
@@ -65,7 +65,7 @@ def bench(
 
             capabilities = [part.strip().lower() for part in aot.split(",") if part.strip()]
             result = bench_aot(models, capabilities, imgsz, report=report, advance=advance)
-            table = aot_table(result)
+            view = kernels(result)
         else:
             options = pick_options(device, threads, cuda_graph, compile)
             names = pick_runtimes(models, runtime, options)
@@ -80,9 +80,9 @@ def bench(
             )
             progress.update(bar, total=steps_of(len(models), len(names), protocol))
             result = bench(models, names, protocol, reference=reference, report=report, advance=advance)
-            table = latency_table(result)
-    if not output(result, out, as_json) and table.row_count:
-        typer.echo(markdown(table), nl=False) if as_markdown else show(table)
+            view = latencies(result)
+    if not output(result, out, as_json) and view.rows:
+        view.print(as_markdown)
     failed = [row for row in result["rows"] if "error" in row]
     if failed:
         differs = (not row["verification"]["passed"] for row in failed if "verification" in row)

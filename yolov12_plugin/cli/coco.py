@@ -3,7 +3,7 @@
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,14 +34,12 @@ def coco(
     as_json: Json = False,
 ) -> None:
     """Table 6 of a detector: AP by pycocotools on ground truth in COCO's format, beside the paper's on COCO val."""
-    from rich.table import Column, Table
-
     from yolov12_plugin.errors import NotRunnable
     from yolov12_plugin.evaluate.ground_truth import images_in, images_of
     from yolov12_plugin.evaluate.predict import scale_of
     from yolov12_plugin.evaluate.score import METRICS, evaluate
     from yolov12_plugin.published import table6
-    from yolov12_plugin.show.tables import STYLE, show
+    from yolov12_plugin.show.view import View
 
     options = {"imgsz": imgsz, "device": device} | ({"half": True} if half else {})
     with one_line():
@@ -69,13 +67,10 @@ def coco(
     if as_json:
         typer.echo(json.dumps(scores | {"model": model, "paper": paper}, indent=2))
     else:
-        titles = [Column(name.replace("_", " "), justify="right", no_wrap=True) for name in METRICS]
+        rows: list[dict[str, Any]] = [{"of": f"YOLOv12-{scale.upper()} (paper)", **paper}] if scale and paper else []
+        rows.append({"of": Path(model).name, **{m: scores[m] and round(scores[m], 1) for m in METRICS}})
         title = f"AP (%) of {scores['images']} images, {scores['annotations']} objects"
-        table = Table(Column("", no_wrap=True), *titles, title=title, **STYLE)
-        if scale is not None and paper is not None:
-            table.add_row(f"YOLOv12-{scale.upper()} (paper)", *(f"{paper[name]:.1f}" for name in METRICS))
-        table.add_row(Path(model).name, *("–" if scores[m] is None else f"{scores[m]:.1f}" for m in METRICS))
-        show(table)
+        View(title, {"of": "", **{m: m.replace("_", " ") for m in METRICS}}, rows).print()
     if scores["not_written"]:
         typer.echo(f"Error: {scores['not_written']}; name {'another' if out else 'an'} --out", err=True)
         raise typer.Exit(2)

@@ -43,7 +43,7 @@ def show_report(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     from yolov12_plugin.doctor import PACKAGES
-    from yolov12_plugin.show.tables import STYLE
+    from yolov12_plugin.show.view import STYLE
 
     def table(title: str, *columns: str) -> Table:
         folded = (Column(column, overflow="fold") for column in columns)

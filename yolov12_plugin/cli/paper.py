@@ -1,9 +1,9 @@
 """`yolov12 paper`: the paper's tables and figures beside this build."""
 
+import inspect
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,8 @@ from yolov12_plugin.cli.common import Group, Json, Markdown, one_line
 from yolov12_plugin.paper.ablations import ABLATIONS
 
 if TYPE_CHECKING:
-    from yolov12_plugin.paper.networks import Measurement
+    from rich.status import Status
+
     from yolov12_plugin.show.view import View
 
 TABLE5 = [name for name in ABLATIONS if name.startswith("table5")]
@@ -64,27 +65,63 @@ def show(views: "Sequence[View]", as_json: bool, as_markdown: bool) -> None:
         view.print(as_markdown)
 
 
-@contextmanager
-def status(what: str) -> Iterator[None]:
+def status(what: str) -> "Status":
     """Say on a terminal what takes a while."""
     from rich.console import Console
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(what):
-        yield
+    return Console(stderr=True).status(what)
 
 
-def measurement(measure: bool, imgsz: int, rounds: int, device: str | None) -> "Measurement | None":
+def contents() -> Any:
+    """The tables, which take some time to import."""
+    from yolov12_plugin.paper import contents
+
+    return contents
+
+
+def table(name: str, about: str | None = None, **parts: Callable[..., Any]) -> Callable[..., None]:
+    """Make a command of a function that returns views: it prints them.
+
+    It has the function's options, then those of the `parts`, of which the function gets what each makes of them, then
+    --json and --markdown.
+    """
+
+    def options(of: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+        return {key: option for key, option in inspect.signature(of).parameters.items() if key not in parts}
+
+    def add(make: Callable[..., "list[View]"]) -> None:
+        def command(**given: Any) -> None:
+            with one_line(), status(f"{name} ..."):
+                made = {part: of(**{key: given[key] for key in options(of)}) for part, of in parts.items()}
+                views = make(**{key: given[key] for key in options(make)}, **made)
+            show(views, given["as_json"], given["as_markdown"])
+
+        sources: list[Callable[..., Any]] = [make, *parts.values(), has_form]
+        every = {key: option for of in sources for key, option in options(of).items()}
+        command.__signature__ = inspect.Signature(list(every.values()))  # type: ignore[attr-defined]
+        app.command(name, help=about or make.__doc__)(command)
+
+    return add
+
+
+def has_form(as_json: Json = False, as_markdown: Markdown = False) -> bool:
+    return as_json or as_markdown
+
+
+def records(results: Records = None, more: MoreRecords = None) -> Any:
+    from yolov12_plugin.paper.tables import read_all
+
+    return read_all([*(results or []), *(more or [])])
+
+
+def measurement(measure: Measure = False, imgsz: Imgsz = 640, rounds: Rounds = 15, device: Device = None) -> Any:
     from yolov12_plugin.paper.networks import Measurement
 
     return Measurement.of(imgsz, rounds, device) if measure else None
 
 
-@app.command("list")
-def list_all(context: typer.Context, as_json: Json = False, as_markdown: Markdown = False) -> None:
+@table("list")
+def list_all(context: typer.Context) -> "list[View]":
     """All of these: what they are, what of them is made or measured here, and what needs training on COCO."""
     from yolov12_plugin.show.view import View
 
@@ -108,90 +145,48 @@ def list_all(context: typer.Context, as_json: Json = False, as_markdown: Markdow
         "Latency: by --measure in PyTorch, by --results of what `yolov12 bench yolov12n yolo11n --json FILE` measured.",
         f"NAME is one of {', '.join(ABLATIONS)}.",
     ]
-    show([View("The paper's tables and figures", columns, rows, notes)], as_json, as_markdown)
+    return [View("The paper's tables and figures", columns, rows, notes)]
 
 
 def add_table(name: str, about: str) -> None:
     """The command of a table of detectors."""
 
-    @app.command(name, help=about)
-    def command(
-        every: Every = False,
-        results: Records = None,
-        more: MoreRecords = None,
-        measure: Measure = False,
-        imgsz: Imgsz = 640,
-        rounds: Rounds = 15,
-        device: Device = None,
-        as_json: Json = False,
-        as_markdown: Markdown = False,
-    ) -> None:
-        with one_line(), status(f"{name} ..."):
-            from yolov12_plugin.paper.contents import compare
-            from yolov12_plugin.paper.tables import read_all
-
-            found = read_all([*(results or []), *(more or [])])
-            view = compare(name, found, every, measurement(measure, imgsz, rounds, device))
-        show([view], as_json, as_markdown)
+    @table(name, about, found=records, measured=measurement)
+    def command(found: Any, measured: Any, every: Every = False) -> "list[View]":
+        return [contents().compare(name, found, every, measured)]
 
 
 def add_figure(name: str, about: str) -> None:
     """The command of a figure of detectors, which is drawn too."""
+    about += "\n\nDraws it, with --json and --markdown only where --out names the picture."
 
-    @app.command(name, help=f"{about}\n\nDraws it, with --json and --markdown only where --out names the picture.")
+    @table(name, about, found=records, measured=measurement, formed=has_form)
     def command(
+        found: Any,
+        measured: Any,
+        formed: bool,
         out: Annotated[Path | None, typer.Option(help=f"The picture; {name}.png.")] = None,
         every: Every = False,
-        results: Records = None,
-        more: MoreRecords = None,
-        measure: Measure = False,
-        imgsz: Imgsz = 640,
-        rounds: Rounds = 15,
-        device: Device = None,
-        as_json: Json = False,
-        as_markdown: Markdown = False,
-    ) -> None:
-        picture = out or (None if as_json or as_markdown else Path(f"{name}.png"))
-        with one_line(), status(f"{name} ..."):
-            from yolov12_plugin.paper import figures
-            from yolov12_plugin.paper.contents import compare
-            from yolov12_plugin.paper.tables import read_all
-            from yolov12_plugin.show import pictures
+    ) -> "list[View]":
+        from yolov12_plugin.paper import figures
+        from yolov12_plugin.show import pictures
 
-            found = read_all([*(results or []), *(more or [])])
-            if picture:
-                pictures.write(lambda: figures.FIGURES[name](found), picture)
-            view = compare(name, found, every, measurement(measure, imgsz, rounds, device))
+        picture = out or (None if formed else Path(f"{name}.png"))
+        if picture:
+            pictures.write(lambda: figures.FIGURES[name](found), picture)
+        view = contents().compare(name, found, every, measured)
         if picture:
             view.notes.append(f"Picture: {picture}")
-        show([view], as_json, as_markdown)
+        return [view]
 
 
 def add_ablations(name: str, tables: Sequence[str], about: str) -> None:
     """The command of one ablation, or of several."""
-
-    @app.command(name, help=about)
-    def command(
-        measure: Measure = False,
-        imgsz: Imgsz = 640,
-        rounds: Rounds = 15,
-        device: Device = None,
-        as_json: Json = False,
-        as_markdown: Markdown = False,
-    ) -> None:
-        show_ablations(tables, (measure, imgsz, rounds, device), as_json, as_markdown)
+    table(name, about, measured=measurement)(lambda measured: [contents().vary(part, measured) for part in tables])
 
 
 def add_ablation(name: str) -> None:
     add_ablations(name, [name], f"Table {name.removeprefix('table')}: {ABLATIONS[name].title}.")
-
-
-def show_ablations(names: Sequence[str], measure: tuple[Any, ...], as_json: bool, as_markdown: bool) -> None:
-    with one_line(), status(f"{' '.join(names)} ..."):
-        from yolov12_plugin.paper.contents import vary
-
-        views = [vary(name, measurement(*measure)) for name in names]
-    show(views, as_json, as_markdown)
 
 
 add_table("table1", "Table 1: FLOPs, parameters, AP and T4 latency of detectors.")
@@ -205,25 +200,13 @@ for part in TABLE5:
     add_ablation(part)
 
 
-def add_listing(name: str, about: str) -> None:
-    """The command of a table that has no options."""
-
-    @app.command(name, help=about)
-    def command(as_json: Json = False, as_markdown: Markdown = False) -> None:
-        with one_line():
-            from yolov12_plugin.paper import contents
-
-            view = getattr(contents, name)()
-        show([view], as_json, as_markdown)
-
-
-add_listing("table6", "Table 6: AP of YOLOv12, also by size of the objects.")
-add_listing("table7", "Table 7: hyperparameters, and whether the presets have them.")
+table("table6", "Table 6: AP of YOLOv12, also by size of the objects.")(lambda: [contents().table6()])
+table("table7", "Table 7: hyperparameters, and whether the presets have them.")(lambda: [contents().table7()])
 add_figure("figure1", "Figure 1: AP against latency and FLOPs.")
 
 
 def add_diagram(name: str, about: str) -> None:
-    """The command of a figure that is drawn from runs of modules."""
+    """The command of a figure that shows modules."""
 
     @app.command(name, help=about)
     def command(
@@ -231,9 +214,8 @@ def add_diagram(name: str, about: str) -> None:
     ) -> None:
         with one_line(), status(f"{name} ..."):
             from yolov12_plugin.paper import diagrams
-            from yolov12_plugin.show import pictures
 
-            pictures.write(getattr(diagrams, name), out)
+            getattr(diagrams, name)(out)
         typer.echo(json.dumps({"picture": str(out)}, indent=2) if as_json else str(out))
 
 
@@ -242,27 +224,21 @@ add_diagram("figure3", "Figure 3: R-ELAN and the blocks that it is compared with
 add_figure("figure4", "Figure 4: AP against parameters and latency on CPUs.")
 
 
-@app.command()
+@table("figure5")
 def figure5(
     source: Annotated[str | None, typer.Argument(help="An image, a video, a folder of them: maps are drawn.")] = None,
     out: Annotated[Path, typer.Option(help="A .png, or a folder.")] = Path("figure5.png"),
-    as_json: Json = False,
-    as_markdown: Markdown = False,
-) -> None:
+) -> "list[View]":
     """Figure 5: heat maps of the third stage of YOLOv10-X, YOLO11-X, YOLOv12-X."""
-    with one_line(), status("figure5 ..."):
-        from yolov12_plugin.paper import contents
+    view = contents().figure5()
+    if source is not None:
+        from yolov12_plugin.explain.heatmap import heatmaps
+        from yolov12_plugin.paper.figures import XS
 
-        view = contents.figure5()
-        if source is not None:
-            from yolov12_plugin.explain.heatmap import heatmaps
-            from yolov12_plugin.paper.figures import XS
-
-            drawn = heatmaps(
-                [f"{name}.pt" for name in XS], source, out=out, report=lambda line: typer.echo(line, err=True)
-            )
-            view.notes = [f"Picture: {picture}" for picture in drawn["pictures"]]
-    show([view], as_json, as_markdown)
+        models = [f"{name}.pt" for name in XS]
+        drawn = heatmaps(models, source, out=out, report=lambda line: typer.echo(line, err=True))
+        view.notes = [f"Picture: {picture}" for picture in drawn["pictures"]]
+    return [view]
 
 
 @app.command()
@@ -299,7 +275,10 @@ def ablation(
     with one_line():
         check_training(names, data, measure, {**budget, "variants": variants, "seed": seeds, "out": out}, words)
     if data is None:
-        show_ablations(names, (measure, imgsz or 640, rounds, device), as_json, as_markdown)
+        with one_line(), status(f"{name} ..."):
+            measured = measurement(measure, imgsz or 640, rounds, device)
+            views = [contents().vary(part, measured) for part in names]
+        show(views, as_json, as_markdown)
         return
     budget |= {"imgsz": imgsz, "device": device}
     given = {key: value for key, value in budget.items() if value is not None}

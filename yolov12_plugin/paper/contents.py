@@ -1,8 +1,6 @@
 """Each table and figure of the paper: its rows, the titles of their columns, and what is said below them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from yolov12_plugin.benchmark.results import Results
 from yolov12_plugin.paper import ablations, figures, tables
@@ -18,25 +16,14 @@ LATENCY = {"latency_ms_paper": "T4 (ms)", "ratio_paper": "ratio"}
 MEASURED = {"ratio": "ratio here", "latency_ms": EACH, "latency_ratio": f"{EACH}: ratio"}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How a table or figure of detectors is shown."""
-
-    title: str
-    rows: Callable[..., list[dict[str, Any]]]
-    columns: Mapping[str, str]
-    notes: Sequence[str]
-
-
 AP_HERE = (
     f"AP needs training on COCO, by the paper on 8 GPUs: `{ablations.train_command('yolov12n')}`; other scales "
     f"likewise. The authors' weights: `{tables.evaluate('yolov12n')}`."
 )
 OURS = "yolov12{n,s,m,l,x}"  # as shells have it
-COMPARISONS = {
-    "table1": Comparison(
+COMPARISONS = {  # title, columns and notes of the rows that `tables` has by the same name
+    "table1": (
         "Table 1: YOLOv12 beside other detectors",
-        tables.table1,
         {"model": "Model", **FLOPS, **PARAMETERS, **APS, **LATENCY, **MEASURED},
         (
             AP_HERE,
@@ -44,9 +31,8 @@ COMPARISONS = {
             "table1 --results t4.json`.",
         ),
     ),
-    "table4": Comparison(
+    "table4": (
         "Table 4: latency at FP32/FP16",
-        tables.table4,
         {
             "model": "Model",
             **FLOPS,
@@ -62,9 +48,8 @@ COMPARISONS = {
             "fp16.json`, then `yolov12 paper table4 --results fp32.json fp16.json`.",
         ),
     ),
-    "figure1": Comparison(
+    "figure1": (
         "Figure 1: AP against latency and FLOPs",
-        tables.figure1,
         {"model": "Model", "ap_paper": "AP", **LATENCY, **FLOPS, **MEASURED},
         (
             AP_HERE,
@@ -72,9 +57,8 @@ COMPARISONS = {
             "figure1 --results t4.json`.",
         ),
     ),
-    "figure4": Comparison(
+    "figure4": (
         "Figure 4: AP against parameters and latency on CPUs",
-        tables.figure4,
         {"model": "Model", "ap_paper": "AP", **PARAMETERS, **LATENCY, "latency_ms_paper": "i7-10700K (ms)", **MEASURED},
         (
             AP_HERE,
@@ -89,19 +73,19 @@ def compare(
     name: str, results: Sequence[Results] = (), every: bool = False, measurement: Measurement | None = None
 ) -> View:
     """Tables 1 and 4, Figures 1 and 4: YOLOv12, and with `every` all detectors, beside what `results` measured."""
-    comparison = COMPARISONS[name]
-    rows = comparison.rows(results, every=every)
+    title, columns, said = COMPARISONS[name]
+    rows = getattr(tables, name)(results, every=every)
     if measurement:
         runs = {row["name"]: (row["name"], "auto") for row in rows if row["name"] and row["gflops_paper"]}
         found = measurement.ratios({tables.BASE: (tables.BASE, "auto")} | runs, tables.BASE)
         for row in rows:
             row["ratio"] = found.get(row["name"])
-    notes = [*comparison.notes, say_ratio("YOLOv12-N", measurement)]
+    notes = [*said, say_ratio("YOLOv12-N", measurement)]
     if any(row["gflops"] is None for row in rows):
         notes.append("What has no FLOPs here, Ultralytics does not have, or not as the paper's network.")
     if any((row["name"] or "").startswith("yolov9") for row in rows):
         notes.append("Ultralytics' YOLOv9 does not group the convolutions of its boxes, which adds 0.5 G.")
-    return View(comparison.title, comparison.columns, rows, [*notes, *tables.failures(results)])
+    return View(title, columns, rows, [*notes, *tables.failures(results)])
 
 
 def say_ratio(base: str, measurement: Measurement | None) -> str:

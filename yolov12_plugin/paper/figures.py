@@ -112,11 +112,9 @@ def letter(ax: Axes, curves: list[Curve]) -> None:
     for curve, path in ours_first:
         for (x, y, scale), at in zip(curve.points, path):
             half = np.array([2.6 * len(scale) + 0.5, 4])  # half of what the letters take, in points
-            best = np.inf
-            for offset in np.concatenate([circle * (half + gap) for gap in (4.5, 7, 10, 14)]):
-                corners = at + point * np.array([offset - half, offset + half])
-                if (price := cost(*corners) + np.hypot(*offset)) < best:
-                    best, where, place = price, offset, corners
+            offsets = np.concatenate([circle * (half + gap) for gap in (4.5, 7, 10, 14)])
+            places = [(offset, at + point * np.array([offset - half, offset + half])) for offset in offsets]
+            where, place = min(places, key=lambda found: cost(*found[1]) + np.hypot(*found[0]))
             taken = np.append(taken, [place], axis=0)
             ax.annotate(
                 scale,

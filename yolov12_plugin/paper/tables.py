@@ -40,17 +40,17 @@ def failures(results: Iterable[Results]) -> list[str]:
     return [f"{row.model}, {row.runtime}: {row.error}" for run in results for row in run.failures]
 
 
-def table1(results: Sequence[Results] = (), *, every: bool = True, build: bool = True) -> list[dict[str, Any]]:
+def table1(results: Sequence[Results] = (), *, every: bool = True) -> list[dict[str, Any]]:
     """The paper's rows, then the measured models that are not in its table; other detectors not measured by `every`.
 
     FLOPs (G), parameters (M), AP (%) and latency (ms, T4, TensorRT FP16) of the paper; FLOPs and parameters as built
-    here, without `build` as measured. Ratios of latencies are to YOLOv12-N: the paper's, by setup as `latency_ms`, and
-    `ratio`, which has a place for what is measured at once.
+    here. Ratios of latencies are to YOLOv12-N: the paper's, by setup as `latency_ms`, and `ratio`, which has a place
+    for what is measured at once.
     """
     setups = {f"{setup}, {precision}": rows for (setup, precision), rows in by_setup(results).items()}
     over_base = ratios(results)
     table = []
-    for paper, name, about, parameters in beside(TABLE1, setups.values(), every, build):
+    for paper, name, about, parameters in beside(TABLE1, setups.values(), every):
         table.append(
             {
                 **about,
@@ -70,7 +70,7 @@ def table1(results: Sequence[Results] = (), *, every: bool = True, build: bool =
     return table
 
 
-def table4(results: Sequence[Results] = (), *, every: bool = True, build: bool = True) -> list[dict[str, Any]]:
+def table4(results: Sequence[Results] = (), *, every: bool = True) -> list[dict[str, Any]]:
     """As `table1`, with latencies (ms) at FP32 and FP16 on the paper's GPUs and on those that measured here.
 
     Ratios of the paper are by GPU, and of FP32.
@@ -87,7 +87,7 @@ def table4(results: Sequence[Results] = (), *, every: bool = True, build: bool =
     over_base = ratios(results)
     base = next(row for row in TABLE4 if row.name == BASE)
     table = []
-    for paper, name, about, parameters in beside(TABLE4, setups.values(), every, build):
+    for paper, name, about, parameters in beside(TABLE4, setups.values(), every):
         table.append(
             {
                 **about,
@@ -104,27 +104,22 @@ def table4(results: Sequence[Results] = (), *, every: bool = True, build: bool =
 
 
 def beside(
-    printed: Sequence[Detector | Speed], measured: Iterable[Mapping[str, Row]], every: bool, build: bool
+    printed: Sequence[Detector | Speed], measured: Iterable[Mapping[str, Row]], every: bool
 ) -> Iterator[tuple[Any, Any, dict[str, Any], float | None]]:
     """The paper's rows, and measured models that are none of them: row of the paper, name, names and FLOPs, parameters.
 
-    FLOPs (G) and parameters (M) are those built here, of what is not in the paper, or without `build`, as measured.
+    FLOPs (G) and parameters (M) are those built here, of what is not in the paper, as measured.
     """
     found = {name: row for rows in measured for name, row in rows.items()}
     names = {row.name for row in printed}
     shown = [(row, row.name) for row in printed if every or row.name in found or row.name in OURS]
     for paper, name in [*shown, *((None, name) for name in found if name not in names)]:
-        gflops, parameters = sizes(name, found.get(name or ""), build and paper is not None)
         about = {"model": paper.method if paper else name, "name": name, "gflops_paper": paper and paper.gflops}
-        yield paper, name, about | {"gflops": gflops}, parameters
-
-
-def sizes(name: str | None, row: Row | None, build: bool) -> tuple[float | None, float | None]:
-    """FLOPs (G) and parameters (M) as built here, else as measured, to a decimal as the paper's."""
-    if build and name:
-        gflops, parameters = counts(name)
-        return round(gflops, 1), round(parameters / 1e6, 1)
-    return (round(row.gflops, 1), round(row.parameters / 1e6, 1)) if row else (None, None)
+        if name is None:
+            yield paper, name, about | {"gflops": None}, None
+            continue
+        gflops, parameters = counts(name) if paper else (found[name].gflops, found[name].parameters)
+        yield paper, name, about | {"gflops": round(gflops, 1)}, round(parameters / 1e6, 1)
 
 
 def ratios(results: Iterable[Results]) -> dict[str, dict[str, float]]:
@@ -167,15 +162,15 @@ def bench(name: str, runtime: str = "tensorrt") -> str:
     return f"yolov12 bench {' '.join(dict.fromkeys((BASE, name)))} --runtime {runtime}"
 
 
-def figure1(results: Sequence[Results] = (), *, every: bool = True, build: bool = True) -> list[dict[str, Any]]:
+def figure1(results: Sequence[Results] = (), *, every: bool = True) -> list[dict[str, Any]]:
     """As `table1`, of what GPUs measured."""
-    return table1(on(results, cpu=False), every=every, build=build)
+    return table1(on(results, cpu=False), every=every)
 
 
-def figure4(results: Sequence[Results] = (), *, every: bool = True, build: bool = True) -> list[dict[str, Any]]:
+def figure4(results: Sequence[Results] = (), *, every: bool = True) -> list[dict[str, Any]]:
     """As `table1`, of what processors measured; the paper's latency (ms) and its ratio are those of Table 3's CPU."""
     cpu = {row.name: row.with_area for row in TABLE3_CPU}
-    table = table1(on(results, cpu=True), every=every, build=build)
+    table = table1(on(results, cpu=True), every=every)
     for row in table:
         latency = cpu.get(row["name"])
         command = row["bench"] and f"{bench(row['name'], 'onnxruntime')} --json cpu.json"

@@ -34,7 +34,6 @@ from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
 from yolov12_plugin.paper.ablations import Ablation, Variant
 from yolov12_plugin.show.convergence import CSV, Run, read_runs, write
-from yolov12_plugin.show.tables import markdown
 from yolov12_plugin.show.view import View
 from yolov12_plugin.training.guard import TrainingGuard
 from yolov12_plugin.training.presets import leave_out, read
@@ -599,7 +598,7 @@ def page(results: Record) -> str:
     """The table in Markdown, with what is said of it and the sheet."""
     shown = view(results)
     listed = "".join(f"- {note}\n" for note in shown.notes)
-    return f"# {shown.title}\n\n{markdown(shown.table())}\n{listed}\n![]({SHEET})\n"
+    return f"# {shown.title}\n\n{shown.markdown()}\n{listed}\n![]({SHEET})\n"
 
 
 @contextmanager

@@ -1,16 +1,21 @@
 """Rows as a table on a terminal, or as Markdown."""
 
+import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import typer
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from yolov12_plugin.show.tables import STYLE, markdown, show
 from yolov12_plugin.training.presets import SCALES
 
 EACH = "{}"  # in the title of a column of mappings: each of their keys is a column of its own
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+MARKDOWN: dict[str, Any] = {"box": box.MARKDOWN, "padding": (0, 1)}
 
 
 @dataclass
@@ -22,12 +27,12 @@ class View:
     rows: Sequence[Mapping[str, Any]]
     notes: list[str] = field(default_factory=list)
 
-    def table(self) -> Table:
-        table = Table(title=self.title, title_justify="left", **STYLE)
+    def table(self, **style: Any) -> Table:
+        table = Table(**style)
         columns: list[list[str]] = []
         for key, title in self.columns.items():
             for name, values in self.parts(key, title):
-                words = any(isinstance(value, str) for value in values)
+                words = not columns or any(isinstance(value, str) and not value[:1].isdigit() for value in values)
                 table.add_column(name, justify="left" if words else "right", no_wrap=not columns)
                 digits = 2 if "ratio" in key else max(map(decimals, values), default=0)
                 columns.append([cell(value, digits) for value in values])
@@ -43,12 +48,21 @@ class View:
             return [(title.format(kind), [value.get(kind) for value in values]) for kind in kinds]
         return [(title, values)] if any(value is not None for value in values) else []
 
+    def markdown(self) -> str:
+        """The table alone, a row a line."""
+        console = Console(width=10_000, file=io.StringIO())
+        with console.capture() as captured:
+            console.print(self.table(**MARKDOWN))
+        return "\n".join(line.strip() for line in captured.get().splitlines() if line.strip()) + "\n"
+
     def print(self, as_markdown: bool = False) -> None:
-        """Print it on the standard output."""
+        """Print it on the standard output; in a file as wide as its longest words need."""
         if as_markdown:
-            typer.echo(f"**{self.title}**\n\n{markdown(self.table())}")
+            typer.echo(f"**{self.title}**\n\n{self.markdown()}")
         else:
-            show(self.table())
+            table = self.table(title=self.title, title_justify="left", **STYLE)
+            needed = Console(width=10_000).measure(table).minimum
+            Console(width=None if sys.stdout.isatty() else max(160, needed)).print(table)
         for note in self.notes:
             typer.echo(f"- {note}" if as_markdown else note)
 
