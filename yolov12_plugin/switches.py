@@ -26,7 +26,7 @@ class Switch:
 
     def __init__(self, value: Any):
         self.value = value
-        self.tokens: list[Token] = []
+        self.tokens: list[Token[Any]] = []
         self.chosen.append(self)
 
     def __enter__(self) -> None:

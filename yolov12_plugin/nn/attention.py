@@ -146,13 +146,15 @@ class _TwiceDifferentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, out, q, k, v, scale, bias):
+    def forward(
+        ctx: Any, out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None, bias: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         ctx.scale = scale
         return out.view_as(out)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
             return grad, None, None, None, None, None
         q, k, v, bias = ctx.saved_tensors

@@ -225,7 +225,7 @@ class ABlock(nn.Module):
         *,
         projection: str = "conv",
         norm: str = "bn",
-        **attn_options,
+        **attn_options: Any,
     ):
         super().__init__()
         check(mlp_ratio=mlp_ratio)
@@ -390,11 +390,11 @@ def _folded(m: Conv) -> tuple[Tensor, Tensor]:
     return fuse_conv_bn_weights(m.conv.weight, m.conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
 
 
-def read_a2c2f_section(stock: Callable) -> Callable:
+def read_a2c2f_section(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Hand the options of a YAML's `a2c2f:` section to the blocks that the parser builds."""
 
     @functools.wraps(stock)
-    def parse_model(d, *args, **kwargs):
+    def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return stock(read_section(d, A2C2f), *args, **kwargs)
 
     return parse_model

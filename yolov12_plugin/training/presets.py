@@ -80,11 +80,11 @@ def _notice_albumentations() -> None:
     )
 
 
-def find_plugin_yaml(stock: Callable) -> Callable:
+def find_plugin_yaml(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Resolve names of the plugin's YAML files before Ultralytics searches its own folders."""
 
     @functools.wraps(stock)
-    def check_yolov5u_filename(file, *args, **kwargs):
+    def check_yolov5u_filename(file: Any, *args: Any, **kwargs: Any) -> Any:
         path = find(file)
         if path is None:
             return stock(file, *args, **kwargs)
@@ -94,11 +94,11 @@ def find_plugin_yaml(stock: Callable) -> Callable:
     return check_yolov5u_filename
 
 
-def leave_out_of_presets(stock: Callable) -> Callable:
+def leave_out_of_presets(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Let a preset name arguments that this Ultralytics does not have."""
 
     @functools.wraps(stock)
-    def check_dict_alignment(base, custom, *args, **kwargs):
+    def check_dict_alignment(base: Any, custom: Any, *args: Any, **kwargs: Any) -> Any:
         leave_out(custom, base)
         return stock(base, custom, *args, **kwargs)
 
