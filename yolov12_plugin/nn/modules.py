@@ -50,6 +50,11 @@ class AAttn(nn.Module):
 
     Raises:
         ValueError: an argument is out of the range above.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> y12.AAttn(64, num_heads=2, area=4)(torch.rand(1, 64, 6, 10)).shape
+        torch.Size([1, 64, 6, 10])
     """
 
     __module__ = CHECKPOINT_MODULE
@@ -212,6 +217,11 @@ class ABlock(nn.Module):
 
     Raises:
         ValueError: `mlp_ratio` leaves no hidden channel, or an option that `AAttn` refuses.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> y12.ABlock(64, num_heads=2, mlp_ratio=2.0, area=4)(torch.rand(1, 64, 8, 8)).shape
+        torch.Size([1, 64, 8, 8])
     """
 
     __module__ = CHECKPOINT_MODULE
@@ -290,6 +300,11 @@ class A2C2f(nn.Module):
 
     Raises:
         ValueError: an argument is out of range; within a model, the message names the YAML and the layer.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> y12.A2C2f(64, 128, n=2, area=4)(torch.rand(1, 64, 8, 8)).shape
+        torch.Size([1, 128, 8, 8])
     """
 
     __module__ = CHECKPOINT_MODULE

@@ -153,8 +153,12 @@ def built(
 ) -> dict[int, dict[str, Any]]:
     """The options, all of them, with which each row of `block` is built: layer -> options.
 
-    With `stock` as Ultralytics' own parser builds them, which reads no section, and appends arguments to the rows of
-    scales L and X whatever these hold already. Layers whose channels in and out differ are `changing`.
+    Args:
+        d: model dictionary, with its scale.
+        block: class whose rows count.
+        stock: as Ultralytics' own parser builds them, which reads no section, and appends arguments to the rows of
+            scales L and X whatever these hold already.
+        changing: layers whose channels in and out differ.
 
     Raises:
         ValueError: as `read_section`.

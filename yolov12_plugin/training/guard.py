@@ -48,6 +48,15 @@ class TrainingGuard:
 
     Raises:
         OSError: a checkpoint could not be written or does not read back; the message says what is kept.
+
+    Examples:
+        >>> from ultralytics import YOLO
+        >>> import yolov12_plugin as y12
+        >>> model, guard = YOLO("yolov12n.yaml", verbose=False), y12.TrainingGuard()
+        >>> guard.attach(model)
+        >>> model.train(data="shapes.yaml", imgsz=64, epochs=1)  # doctest: +SKIP
+        >>> guard.found
+        []
     """
 
     PATIENCE = 8

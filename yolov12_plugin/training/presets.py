@@ -20,11 +20,22 @@ KINDS = ("coco", "finetune")
 def preset(scale: str, kind: str = "coco") -> dict[str, Any]:
     """Train arguments of a scale, for `YOLO("yolov12n.yaml").train(**preset("n"), data="coco.yaml")`.
 
-    `coco` is the paper's Table 7, and pins all that Ultralytics would take from its own defaults; `finetune` is for
-    small datasets. Arguments that this Ultralytics does not have are left out with a notice.
+    Arguments that this Ultralytics does not have are left out with a notice.
+
+    Args:
+        scale: n, s, m, l or x.
+        kind: coco, the paper's Table 7, which pins all that Ultralytics would take from its own defaults; or finetune,
+            for small datasets.
 
     Raises:
         ValueError: no such scale or kind.
+
+    Examples:
+        >>> import yolov12_plugin as y12
+        >>> y12.preset("n")["epochs"]
+        600
+        >>> y12.preset("n", "finetune")["optimizer"]
+        'AdamW'
     """
     if scale not in tuple(SCALES):
         raise ValueError(f"no preset for scale {scale!r}; scales are {', '.join(SCALES)}")
