@@ -14,6 +14,7 @@ OF_OTHERS = {
     "cv2": "Ultralytics requires opencv-python",
     "pytorch_grad_cam": "grad-cam requires opencv-python-headless, which would lie over Ultralytics'",
 }
+OTHER_NAMES = {"tensorrt_rtx": "tensorrt-rtx-cu13"}  # of what may not be installed
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def third_party():
                 found[name] = found.get(name, False) or at_once
     installed = packages_distributions()
     for name, at_once in found.items():
-        yield name, at_once, {canonicalize_name(d) for d in installed.get(name, [name])}
+        yield name, at_once, {canonicalize_name(d) for d in installed.get(name, [OTHER_NAMES.get(name, name)])}
 
 
 def test_what_is_imported_is_declared(project):

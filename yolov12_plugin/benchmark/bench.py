@@ -373,7 +373,8 @@ def bench(
     clocks = Clocks(protocol.options.device, every=max(1, (protocol.runs + protocol.warmup) // 4))
     for runtime in map(RUNTIMES.__getitem__, runtimes):
         prepared: dict[int, Prepared] = {}
-        with tempfile.TemporaryDirectory(prefix="yolov12-bench-") as folder:
+        # Windows deletes no file that a session has open.
+        with tempfile.TemporaryDirectory(prefix="yolov12-bench-", ignore_cleanup_errors=True) as folder:
             for given in models:
                 own = runtime_of(Path(given))
                 if own is not None and own is not runtime and own.name in runtimes:
