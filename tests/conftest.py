@@ -1,4 +1,6 @@
+import functools
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,8 @@ os.environ.update(
 os.environ.pop("YOLO12_PLUGIN", None)
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
+SHARED = ROOT.parent / "shared"  # the paper, and the authors' outputs, which are not the project's to give away
+NOT_HERE = "needs files that lie beside the checkout, in ../shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,3 +86,59 @@ def overlay(tmp_path):
     package = Path(ultralytics.__file__).parent
     shutil.copytree(package, folder / "ultralytics", ignore=shutil.ignore_patterns("__pycache__", "assets"))
     return folder
+
+
+def needs(*paths):
+    """Skip a test where files of SHARED are not here."""
+    return pytest.mark.skipif(not all((SHARED / path).exists() for path in paths), reason=NOT_HERE)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line says how many tests were skipped for want of SHARED."""
+    for report in terminalreporter.stats.get("skipped", ()):
+        if NOT_HERE in str(report.longrepr):
+            report.longrepr = ("tests", None, f"Skipped: {NOT_HERE}")
+
+
+# What a test does that the quick part leaves out, and the calls that show it.
+DOES = {
+    "export": ("ultralytics.engine.exporter:Exporter.__call__",),
+    "train": ("ultralytics.engine.trainer:BaseTrainer.train",),
+    "process": ("subprocess:Popen.__init__",),
+    "compile": ("torch:compile",),
+}
+of_quick = {}  # the test that runs, without one of these markers
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "run" in item.fixturenames:
+            item.add_marker("process")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    of_quick.clear()
+    if not any(item.get_closest_marker(name) for name in (*DOES, "slow")):
+        of_quick["test"] = item.nodeid
+
+
+@pytest.fixture(scope="session", autouse=True)
+def marked():
+    """An unmarked test that exports, trains, compiles, or starts a Python process fails: the quick part stays quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, calls in DOES.items():
+            for call in calls:
+                owner, _, attribute = call.replace(":", ".").rpartition(".")
+                patch.setattr(f"{owner}.{attribute}", watched(name, pkgutil.resolve_name(call)))
+        yield
+
+
+def watched(name, call):
+    @functools.wraps(call)
+    def wrapper(*args, **kwargs):
+        if of_quick and (name != "process" or "python" in str(args[1])):
+            pytest.fail(f"{of_quick['test']} does what tests marked {name} do: mark it")
+        return call(*args, **kwargs)
+
+    return wrapper

@@ -1,7 +1,10 @@
 """Trainings of an ablation's variants: equal, resumable, and written down, whatever comes between."""
 
+import errno
+import itertools
 import json
 import os
+import pkgutil
 import random
 import re
 import shutil
@@ -22,6 +25,8 @@ from yolov12_plugin.nn import attention
 from yolov12_plugin.paper import training
 from yolov12_plugin.paper.ablations import ABLATIONS, Ablation, Variant
 from yolov12_plugin.paper.training import page, pick, read_arguments, read_words, scale_epochs, train_ablation
+
+pytestmark = pytest.mark.train
 
 TINY = dict(epochs=2, imgsz=32, batch=4, fraction=0.125, device="cpu", plots=False)
 NET = """
@@ -427,7 +432,7 @@ print(json.dumps(results))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_killed_and_started_again(run, folder):
     """At the 2nd, 5th, 7th and 9th of nine epochs: before a first checkpoint, between, in the last epoch of all."""
     code = KILLED.replace("{tests!r}", repr(str(Path(__file__).parent)))
@@ -463,7 +468,7 @@ def saved():
     return {path: path.stat().st_mtime_ns for path in Path("out").glob("*/weights/last.pt")}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_killed_at_any_moment(folder):
     """From outside, some time after an epoch: each is there once, and what was finished is not touched again."""
     command = [sys.executable, "-c", KILLED.replace("{tests!r}", repr(str(Path(__file__).parent)))]
@@ -546,6 +551,53 @@ def test_stopped_early_is_finished(folder, monkeypatch):
     assert train(table("tiny-a"), epochs=6) == results and files("out") == before
 
 
+ONCE = OSError(errno.EIO, "Input/output error"), MemoryError()
+OF_TORCH = RuntimeError("DefaultCPUAllocator: can't allocate memory"), ModuleNotFoundError("No module named 'mine'")
+
+
+@pytest.mark.parametrize(
+    "place, error",
+    [
+        *itertools.product(["torch.load", "pathlib.Path.read_bytes", "pathlib.Path.read_text"], ONCE),
+        *itertools.product(["torch.load"], OF_TORCH),
+    ],
+)
+def test_what_cannot_be_read_for_once_is_kept(copy, monkeypatch, place, error):
+    """Only a damaged checkpoint means that a run is not finished."""
+    real = pkgutil.resolve_name(place)
+
+    def fails(file, *args, **kwargs):
+        if place.startswith("torch") or str(file).endswith((".pt", "a/results.csv")):
+            raise error
+        return real(file, *args, **kwargs)
+
+    before = files("out/a")
+    assert before
+    with monkeypatch.context() as patch:
+        patch.setattr(place, fails)
+        results = train(table("tiny-a"))
+    assert files("out/a") == before
+    assert results["failed"] == ["a"] and runs(results)["a"]["status"] == "failed" and runs(results)["a"]["reason"]
+    assert train(table("tiny-a"))["failed"] == [] and files("out/a") == before
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_what_starts_again_takes_a_place_when_it_is_there(copy, monkeypatch, starts):
+    """Of a run that starts again, what was there stays until the first checkpoint of the new one."""
+    from ultralytics.engine.trainer import BaseTrainer
+
+    last, csv = Path("out/a/weights/last.pt"), Path("out/a/results.csv")
+    last.write_bytes(b"PK")
+    Path("out/a/weights/best.pt").write_bytes(b"PK")
+    before = {file: file.read_bytes() for file in (last, csv)}
+    if not starts:
+        monkeypatch.setattr(BaseTrainer, "_setup_train", lambda *a, **k: (_ for _ in ()).throw(OSError("no space")))
+    results = train(table("tiny-a"))
+    assert (results["failed"] == []) is starts
+    assert {file: file.read_bytes() for file in before} == before or starts
+    assert not list(Path("out/a").glob(".*")) and (last.stat().st_size > 2) is starts
+
+
 def test_last_is_not_needed_once_finished(copy):
     Path("out/a/weights/last.pt").unlink()
     before = files("out")
@@ -602,7 +654,7 @@ def test_command_refuses_in_one_line(folder, command, says):
     assert says in line and not Path("ablation-table2").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_whole_command(run, folder):
     """N of Table 2, in a process of its own: nothing but JSON on the standard output, and a second time nothing new."""
     command = [Path(sys.executable).with_name("yolov12"), "paper", "ablation", "table2", "--data", "shapes.yaml"]

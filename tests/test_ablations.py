@@ -9,7 +9,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import SHARED
+from conftest import SHARED, needs
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
@@ -191,7 +191,7 @@ def cells(table, after=""):
     return [line.split("\t") for line in text.split("\n\n")[1].splitlines() if "\t" in line]
 
 
-@pytest.mark.skipif(not PAPER.is_file(), reason="the paper is not here")
+@needs("paper.txt")
 def test_table_2_is_the_papers():
     _, *printed = cells(2)
     scale = ""
@@ -211,7 +211,7 @@ def test_table_2_is_the_papers():
         assert figures == [variant.gflops, variant.parameters_m, variant.ap]
 
 
-@pytest.mark.skipif(not PAPER.is_file(), reason="the paper is not here")
+@needs("paper.txt")
 def test_table_5_is_the_papers():
     """Every AP and latency of a subtable is printed, in its order, in the paper's Table 5."""
     text = PAPER.read_text(encoding="utf-8").split("\nTable 5. ", 1)[1].split("Figure 4.", 1)[0]

@@ -18,7 +18,8 @@ MODELS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.compile
+@pytest.mark.export
 @pytest.mark.parametrize("name", MODELS)
 def test_every_attention_is_one_kernel(name):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")

@@ -1,6 +1,8 @@
 import logging
 import pickle
 import textwrap
+import threading
+import time
 
 import pytest
 import torch
@@ -342,6 +344,64 @@ def test_backend_from_the_environment(run):
     assert run(code, YOLO12_ATTENTION="math").stdout.endswith("False\n")
     failed = run(code, YOLO12_ATTENTION="flsh", check=False)
     assert "attention backend 'flsh' is unknown; available: auto, sdpa, math" in failed.stderr
+
+
+def test_how_the_environment_is_read(run):
+    """Empty is unset, case and blanks are ignored."""
+    code = """
+    import importlib, os
+    from yolov12_plugin.nn import attention
+    for value in "", "  ", " math", "MATH", "Sdpa ", "AUTO":
+        os.environ["YOLO12_ATTENTION"] = value
+        print(importlib.reload(attention).attention_backend.current())
+    """
+    assert run(textwrap.dedent(code)).stdout.split()[-6:] == ["auto", "auto", "math", "math", "sdpa", "auto"]
+
+
+@pytest.mark.parametrize(
+    "switch, values", [(y12.attention_backend, ("math", "sdpa")), (y12.checkpointing, (True, False))]
+)
+def test_one_object_in_many_blocks(switch, values):
+    """One after the other, within itself, in two threads that overlap, and in a generator that is left last."""
+    default, (one, other) = switch.current(), values
+    same = switch(one)
+    seen = []
+    for _ in range(2):
+        with same:
+            seen.append(switch.current())
+            with switch(other), same:
+                seen.append(switch.current())
+            seen.append(switch.current())
+    assert seen == [one] * 6 and switch.current() == default
+
+    barrier = threading.Barrier(2)
+
+    def enter(seconds):
+        barrier.wait(10)
+        for _ in range(50):
+            with same:
+                time.sleep(seconds)
+                seen.append(switch.current())
+            seen.append(switch.current() == default)
+
+    seen.clear()
+    threads = [threading.Thread(target=enter, args=(seconds,)) for seconds in (0.001, 0.0007)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, seen)) == sorted([str(one)] * 100 + ["True"] * 100) and switch.current() == default
+
+    def inside():
+        with switch(one):
+            yield switch.current()
+
+    generator = inside()
+    assert next(generator) == one
+    with switch(other):
+        generator.close()
+        assert switch.current() == other
+    assert switch.current() == default
 
 
 def test_choice_is_said_once(run):

@@ -79,7 +79,8 @@ def test_torch_distributed_workers(run, tmp_path):
     assert "rank 0 done" in out.stdout and "rank 1 done" in out.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 @pytest.mark.skipif(ultralytics.__version__ < "8.4.1", reason="this release runs its script on GPUs only")
 def test_ultralytics_own_ddp_script(run, tmp_path):
     """The script that Ultralytics writes for several GPUs, run as it runs it, with one worker on the CPU."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SHARED, yolov12
+from conftest import ROOT, SHARED, needs, yolov12
 from test_verify import initializer, lose_attention, tampered
 from ultralytics import YOLO
 
@@ -69,14 +69,15 @@ def test_all_runtimes_in_one_record(tmp_path):
     assert "T4" not in done.stdout.splitlines()[0]
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize("name", ["yolov6n", "yolov8n-p6", "yolov9t", "yolo11n", "yolov12n-turbo", "yolov12n-seg"])
 def test_any_model(name):
     done = yolov12("bench", name, "--runtime", "onnxruntime", *fast())
     assert done.exit_code == 0 and name in done.stdout, done.output
 
 
-@pytest.mark.slow
+@pytest.mark.export
+@pytest.mark.process
 def test_smoke_in_a_fresh_process(run, tmp_path):
     done = run([YOLOV12, "bench", "yolov12n", "yolov12n-cls", "yolov10n", "--smoke", "--json"])
     rows = json.loads(done.stdout)["rows"]
@@ -248,7 +249,7 @@ def test_models_of_two_sizes_have_no_ratio():
     assert [row["imgsz"] for row in rows] == [640, 224] and [row["ratio"] for row in rows] == [1, None]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the golden checkpoints are not here")
+@needs("golden")
 def test_comparison_that_shows_little(tmp_path):
     """The checkpoint answers every image alike; of a .pt a livelier copy is exported, of an exported file it is said."""
     shutil.copy(SHARED / "golden/v1.0-n.pt", tmp_path / "g.pt")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, yolov12
+from conftest import SHARED, needs, yolov12
 from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
 
@@ -23,8 +23,17 @@ from yolov12_plugin.checkpoints.safe_load import read
 from yolov12_plugin.errors import CheckpointError
 from yolov12_plugin.names import CFG
 
-GOLDEN = sorted((SHARED / "golden").glob("*.pt"))
-needs_golden = pytest.mark.skipif(not GOLDEN, reason="the authors' reference outputs are not beside the checkout")
+RELEASES = (
+    "cls-n",
+    "seg-l-quarter",
+    "seg-n",
+    "turbo-n",
+    "turbo-x-quarter",
+    "v1.0-l-quarter",
+    "v1.0-n",
+    "v1.0-pe-bias-n",
+)
+GOLDEN = [SHARED / f"golden/{name}.pt" for name in RELEASES]  # with the outputs of the authors' code beside them
 
 PREDICT = """
 import sys, torch
@@ -103,7 +112,7 @@ def test_pickling_while_unregistered_says_so(stock):
         pickle.dumps(y12.AAttn(32, 1))
 
 
-@needs_golden
+@needs("golden")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 @pytest.mark.parametrize("fuse", [False, True])
 def test_outputs_of_the_authors_code(path, fuse):
@@ -155,7 +164,7 @@ print(json.dumps(differences))
 """
 
 
-@needs_golden
+@needs("golden")
 def test_converted_runs_on_stock(run, converted):
     folder, _ = converted
     out = run([sys.executable, "-c", GOLDEN_ON_STOCK, folder, *GOLDEN], YOLO12_PLUGIN="off")
@@ -165,7 +174,7 @@ def test_converted_runs_on_stock(run, converted):
         assert boxes <= 1e-3 and scores <= 1e-5, key  # boxes in pixels, of some 100
 
 
-@needs_golden
+@needs("golden")
 def test_what_convert_says(converted):
     _, said = converted
     for name, done in said.items():
@@ -191,7 +200,7 @@ DESCRIBED = {  # release, task, scale, width, nc, parameters, residual, MLP rati
 }
 
 
-@needs_golden
+@needs("golden")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_what_doctor_says(path, monkeypatch):
     done = yolov12("doctor", path, "--json")
@@ -232,7 +241,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(t, b[k]) and t.dtype == b[k].dtype for k, t in a.items())
 
 
-@needs_golden
+@needs("golden")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_round_trip_is_exact_and_metadata_survive(path, tmp_path):
     for to, source, target in ("stock", path, "a.pt"), ("plugin", "a.pt", "b.pt"), ("stock", "b.pt", "c.pt"):
@@ -302,8 +311,9 @@ print(json.dumps(lost))
 """
 
 
-@pytest.mark.slow
-@needs_golden
+@pytest.mark.train
+@pytest.mark.process
+@needs("golden")
 @pytest.mark.parametrize("where", ["plugin", "stock"])
 def test_fine_tuning_starts_with_every_tensor(run, tmp_path, data, converted, where):
     """From the authors' files here, from the converted ones on stock."""
@@ -313,8 +323,9 @@ def test_fine_tuning_starts_with_every_tensor(run, tmp_path, data, converted, wh
     assert json.loads(out.stdout.splitlines()[-1]) == {str(path): [] for path in paths}
 
 
-@pytest.mark.slow
-@needs_golden
+@pytest.mark.export
+@pytest.mark.process
+@needs("golden")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_validates_and_exports(path, tmp_path, data, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -375,8 +386,9 @@ def parameters_by_group(model):
     return groups
 
 
-@pytest.mark.slow
-@needs_golden
+@pytest.mark.train
+@pytest.mark.process
+@needs("golden")
 @pytest.mark.parametrize(
     ("source", "optimizer", "order"),
     [
@@ -419,7 +431,7 @@ def test_an_interrupted_training_resumes(run, tmp_path, data, source, optimizer,
     assert all((decay > 0) == (name in names["weight"]) for name, decay in resumed["decay"].items())
 
 
-@needs_golden
+@needs("golden")
 def test_an_optimizer_ends_with_its_layout(run, tmp_path, data):
     """A conversion that changes no tensor keeps it."""
     yolo = YOLO(SHARED / "golden/turbo-n.pt")
@@ -469,7 +481,8 @@ def test_a_row_without_the_residual_of_its_scale(tmp_path, scale):
     assert [rebuilt.model[i].gamma is None for i in (6, 8, 11)] == [not large, not large, True]
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 @pytest.mark.parametrize("scale, where", [("n", "plugin"), ("l", "plugin"), ("l", "stock")])
 def test_a_row_without_the_residual_of_its_scale_trains_and_resumes(run, tmp_path, data, scale, where):
     with_attention_in_the_head(scale, tmp_path / "model.pt")

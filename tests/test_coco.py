@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, yolov12
+from conftest import SHARED, needs, yolov12
 from ultralytics import YOLO
 from ultralytics.utils import ops
 
@@ -25,7 +25,7 @@ from yolov12_plugin.published import table6
 
 pytest.importorskip("pycocotools")
 TINY = SHARED / "data/coco-tiny"
-samples = pytest.mark.skipif(not TINY.is_dir(), reason="the COCO samples are not beside the checkout")
+samples = needs("data/coco-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -634,7 +634,7 @@ def test_suppression_that_is_cut_short(small, talkative, monkeypatch):
     assert "suppression ran out of Ultralytics' time in 1 batches" in said[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_an_exported_model(talkative, small, oracle, tmp_path):
     pytest.importorskip("onnxruntime")
     folder, write = small

@@ -379,7 +379,6 @@ def test_own_yaml_files(monkeypatch, tmp_path):
         ("YOLO12_BENCH", "maybe", "values are off, 0, false, no, on, 1, true, yes"),
         ("YOLO12_WEIGHTS_URL", "/data/weights", "https://"),
         ("YOLO12_WEIGHTS_URL", "https://", "https://"),
-        ("YOLO12_WEIGHTS_URL", "", "unset YOLO12_WEIGHTS_URL"),
         ("YOLO12_ATTENTON", "math", "did you mean YOLO12_ATTENTION?"),
     ],
 )
@@ -389,10 +388,23 @@ def test_unknown_settings(monkeypatch, name, value, part):
     assert finding.level == "warning" and name in finding.what and part in finding.remedy
 
 
-@pytest.mark.parametrize("name, value", [("YOLO12_GUARD", ""), ("YOLO12_BENCH", ""), ("YOLO12_ATTENTION", "flsh")])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *((name, value) for name in doctor.SETTINGS for value in ("", "  ")),
+        ("YOLO12_ATTENTION", "flsh"),
+    ],
+)
 def test_settings_that_are_not_judged_here(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert doctor.settings() == []
+
+
+@pytest.mark.parametrize("name, value", [("YOLO12_GUARD", " ON "), ("YOLO12_WEIGHTS_URL", " https://mirror.org/A ")])
+def test_blanks_and_case_are_ignored(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    (finding,) = doctor.settings()
+    assert finding.level == "ok" and f"{name}={value.strip()}:" in finding.what
 
 
 def test_passwords_are_not_told(monkeypatch):

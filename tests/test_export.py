@@ -98,7 +98,7 @@ def test_dynamic_graph(options, dynamo):
     compare(graph, block, [(2, 8, 12), (1, 4, 4), (3, 14, 6), (1, 20, 20)])
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12n-turbo.yaml", "yolov12n-seg.yaml", "yolov12l.yaml"])
 def test_exported_model(name, tmp_path, monkeypatch):
     """`yolo export format=onnx`: as it is, and with dynamic=True."""
@@ -117,7 +117,7 @@ def test_exported_model(name, tmp_path, monkeypatch):
         compare(file, model.model.eval(), sizes)
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
 def test_other_runtimes(runtime, tmp_path, monkeypatch):
     if runtime == "openvino":

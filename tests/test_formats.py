@@ -25,10 +25,9 @@ FORMATS = {  # the modules that a format needs, and what pip installs for them
     "executorch": (("executorch",), "executorch"),
     "coreml": (("coremltools",), '"coremltools>=9.0" "numpy<=2.3.5"'),
 }
-HEAVY = "paddle", "litert", "executorch", "coreml"
 RUINED = "result", "products", "areas"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.export, pytest.mark.process]
 
 
 def needs(format):
@@ -64,12 +63,8 @@ def exported(run, folder, format, name, which="intact"):
     return answers(folder / "runtime.npz")[format], answers(folder / "torch.npz")
 
 
-def marked(formats):
-    return [pytest.param(f, marks=pytest.mark.formats) if f in HEAVY else f for f in formats]
-
-
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("format", marked(f for f in FORMATS if f != "coreml"))
+@pytest.mark.parametrize("format", [f for f in FORMATS if f != "coreml"])
 def test_its_own_runtime_answers_as_pytorch(format, name, run, tmp_path):
     actual, expected = exported(run, tmp_path, format, name)
     assert agree(actual, expected["intact"])
@@ -86,7 +81,6 @@ def test_a_ruined_attention_is_seen(format, what, run, tmp_path):
     assert not agree(actual, expected["intact"])
 
 
-@pytest.mark.formats
 @pytest.mark.parametrize("name", NAMES)
 def test_core_ml_program(name, run, tmp_path):
     """Core ML runs on macOS alone: converted, read back, and its operations counted."""

@@ -20,6 +20,8 @@ from yolov12_plugin.training.guard import NEW, drop_rows
 from yolov12_plugin.training.nonfinite import advise, first_nonfinite
 
 YOLO = Path(sys.executable).with_name("yolo")
+pytestmark = pytest.mark.train
+
 TINY = dict(
     data="shapes.yaml", fraction=0.125, imgsz=32, batch=4, nbs=4, optimizer="SGD", device="cpu", workers=0, plots=False
 )
@@ -58,7 +60,6 @@ class Poison:
         return Poison, ()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer, times",
     [("model.3.conv", 2), ("model.6.m.0.1.attn", 2), ("model.8.cv2.bn", 2), ("model.21.cv2.0.0.conv", 2),
@@ -202,7 +203,6 @@ def test_gradient_of_a_weight_alone():
     assert first_nonfinite(trainer, batch) == ("gradient", "model.8.cv1.conv.weight")
 
 
-@pytest.mark.slow
 def test_gradient_is_seen_before_it_is_clipped(trained):
     def start(trainer):
         trainer.model.get_submodule("model.6.cv1.conv").weight.register_hook(
@@ -213,7 +213,6 @@ def test_gradient_is_seen_before_it_is_clipped(trained):
     assert guard.found[0][:4] == (1, 1, "gradient", "model.6.cv1.conv.weight")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lasting", [True, False])
 def test_gradients_that_are_collected(trained, lasting):
     """A step comes after every second batch; that of the first is named, whether it happens again or not."""
@@ -232,7 +231,6 @@ def test_gradients_that_are_collected(trained, lasting):
     assert guard.found[0][:4] == (1, 1, "gradient", "model.6.cv1.conv.weight")
 
 
-@pytest.mark.slow
 def test_a_guard_of_two_trainings(trained):
     def start(trainer):
         trainer.model.get_submodule("model.6.cv1.conv").weight.register_hook(lambda g: g * torch.inf)
@@ -294,7 +292,6 @@ def test_loss_without_names():
     assert first_nonfinite(trainer, batch) == ("loss", "loss")
 
 
-@pytest.mark.slow
 def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, caplog):
     """Ultralytics would save them as zeros, in the first epoch of a resumed training."""
     model = Model("yolov12n.yaml")
@@ -329,7 +326,6 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, caplog):
     assert "epoch 3 is not saved, as its weights are not finite" in caplog.text
 
 
-@pytest.mark.slow
 def test_nothing_to_say_of_a_good_run(trained, caplog):
     model, guard = trained(epochs=2)
     assert guard.found == [] and "yolov12-plugin: epoch" not in caplog.text
@@ -338,7 +334,7 @@ def test_nothing_to_say_of_a_good_run(trained, caplog):
     assert all(torch.load(p, weights_only=False)["epoch"] == -1 for p in weights.iterdir())  # stripped, as ever
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_same_weights_with_and_without(run, tmp_path):
     for guard in "01":
         command = [YOLO, "train", "model=yolov12n.yaml", "epochs=2", f"project={tmp_path}", f"name={guard}", *WORDS]
@@ -411,7 +407,7 @@ YOLO("yolov12n.yaml").train(epochs=5, project=sys.argv[1], name="run", **{TINY!r
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("guard", [True, False])
 def test_killed_while_a_checkpoint_is_written(run, tmp_path, guard):
     """Without the guard the run is lost; with it, it goes on from the epoch before."""
@@ -436,7 +432,7 @@ def test_killed_while_a_checkpoint_is_written(run, tmp_path, guard):
         assert sorted(p.name for p in last.parent.iterdir()) == ["best.pt", "last.pt"]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("moment", ["strip_optimizer", "validation"])
 def test_killed_at_the_end(run, tmp_path, moment):
     """Ultralytics strips last.pt and best.pt in place, and such a run does not resume: the last epoch is done again."""
@@ -465,7 +461,7 @@ def test_killed_at_the_end(run, tmp_path, moment):
     assert all(torch.load(p, weights_only=False)["epoch"] == -1 for p in weights.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_killed_at_random(run, tmp_path):
     """20 times, each second one at a write, of a training that is resumed: no epoch is lost, twice there or missing."""
     run([sys.executable, ROOT / "benchmarks/kills.py", "--guard", "on", "--out", tmp_path / "kills.json"])
@@ -476,7 +472,7 @@ def test_killed_at_random(run, tmp_path):
     assert np.isfinite(result["cls_loss"]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_loss_goes_on_where_it_was(run, tmp_path):
     """Interrupted after epoch 5 of 8 and resumed, against the same training in one go."""
     learns = TINY | dict(
@@ -513,7 +509,7 @@ def can_mount(tmp_path):
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_full_disk(run, tmp_path):
     """A message of one line, and the epochs so far are kept and go on once there is room."""
     if not can_mount(tmp_path):
@@ -535,7 +531,7 @@ def test_full_disk(run, tmp_path):
     assert epochs_of(disk / "run") == [1, 2, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_file_that_cannot_grow(tmp_path):
     """As a full disk, for systems that mount none: files end at a size below that of a checkpoint."""
     resource = pytest.importorskip("resource", reason="Windows limits no file's size")

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import SHARED, yolov12
+from conftest import SHARED, needs, yolov12
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -369,9 +369,8 @@ def test_panels_lie_over_the_image(folder, monkeypatch):
     assert "mean of |activation|" in bar.get_xlabel() and "each map by its own range" in bar.get_xlabel()
 
 
+@needs("golden")
 def test_names_of_checkpoints(folder):
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not here")
     for name, source in {"one": "v1.0-n", "two": "turbo-n"}.items():
         Path(name).mkdir()
         Path(name, "best.pt").write_bytes((SHARED / "golden" / f"{source}.pt").read_bytes())

@@ -218,7 +218,7 @@ pickle.dump(built, open(sys.argv[2], "wb"))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_stock_builds_the_same_from_the_yaml(run, tmp_path):
     """Of every layout and variant, C3k blocks with options of their own included."""
     models = {name: YOLO(f"{name}.yaml", verbose=False).model for name in NAMES}

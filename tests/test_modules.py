@@ -374,7 +374,7 @@ def test_unfused_pickle_is_untouched():
     assert list(pickle.loads(pickle.dumps(attn)).state_dict()) == list(attn.state_dict())
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("checkpointing", ["0", "1"])
 def test_two_processes_share_their_gradients(checkpointing, run, tmp_path):
     """Ultralytics' DDP settings: the mean of what each process computes of its half of the batch."""

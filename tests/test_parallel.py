@@ -71,7 +71,8 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 @pytest.mark.parametrize("machines", [1, 2])
 def test_ultralytics_trainer_in_two_processes(run, tmp_path, machines):
     """One process a GPU, or a GPU a machine; without GPUs. The script names nothing of the plugin.
@@ -164,7 +165,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_gradients_of_two_processes_are_those_of_the_whole_batch(run, tmp_path):
     """yolov12n with Ultralytics' loss, times the number of processes as its trainer takes it, under its DDP settings.
 
@@ -205,7 +206,8 @@ print(json.dumps(dict(tuner=os.getpid(), trials=[trial.metrics for trial in resu
 """
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 def test_ray_tune(run, tmp_path):
     """A trial trains in a worker of Ray's, which starts with the plugin as every process does."""
     pytest.importorskip("ray", reason="Ray Tune is not installed")

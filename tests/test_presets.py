@@ -102,7 +102,8 @@ def test_residual_model_is_the_model_and_one_line(task):
     assert residual == base
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 def test_the_trainer_uses_them(run, tmp_path):
     """As its own args.yaml says, by both ways in."""
     own = dict(epochs=1, batch=16, imgsz=32, workers=0, device="cpu", plots=False, data="shapes.yaml", fraction=0.25)

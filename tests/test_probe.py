@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import ultralytics
-from conftest import SHARED
+from conftest import SHARED, needs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -135,9 +135,8 @@ def test_pixels(model, asked, pixels):
     assert probe_of(model, imgsz=asked).imgsz == pixels
 
 
+@needs("golden")
 def test_a_checkpoint_is_seen_as_it_was_trained():
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not here")
     probe = probe_of(SHARED / "golden" / "v1.0-n.pt", imgsz=None)
     assert probe.imgsz == 160 and probe.trained
     assert not any(p.requires_grad for p in probe.net.parameters()) and not probe.net.training

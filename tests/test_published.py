@@ -3,7 +3,7 @@ import re
 from collections import Counter
 
 import pytest
-from conftest import SHARED
+from conftest import SHARED, needs
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
 
 from yolov12_plugin.models import MODELS
@@ -21,7 +21,7 @@ from yolov12_plugin.published import (
 )
 
 PAPER = SHARED / "paper.txt"
-printed = pytest.mark.skipif(not PAPER.is_file(), reason="the paper is not here")
+printed = needs("paper.txt")
 
 
 def cells(table):

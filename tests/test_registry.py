@@ -173,6 +173,57 @@ def test_unusual_importers(run, kind):
     run(f"import sys\n{LOADERS[kind]}from ultralytics import YOLO; YOLO('yolo11n.yaml', verbose=False)")
 
 
+HOOK = """
+import importlib.util, sys
+class Hook:
+    looking = set()
+    def find_spec(self, name, path=None, target=None):
+        if not name.startswith("ultralytics") {guard}:
+            return None
+        self.looking.add(name)
+        try:
+            {find}
+        finally:
+            self.looking.discard(name)
+        {wrap}
+        return spec
+hook = Hook()
+def wrapped(loader):
+    load = loader.exec_module
+    def exec_module(module):
+        load(module)
+        seen.append(module.__name__)
+    loader.exec_module = exec_module
+seen = []
+sys.meta_path.insert({place}, hook)
+{later}
+import yolov12_plugin as y12
+from ultralytics import YOLO
+YOLO("yolov12n.yaml", verbose=False)
+assert y12.is_registered()
+assert {count} and not [f for f in sys.meta_path if getattr(f, "__module__", "") == "yolov12_plugin.autoload"]
+"""
+ASKS = {
+    "all others": "spec = next((s for f in list(sys.meta_path) if f is not self and (s := f.find_spec(name, path, target))), None)",
+    "those behind it": (
+        "spec = next((s for f in sys.meta_path[sys.meta_path.index(self) + 1:] if (s := f.find_spec(name, path, target))), None)"
+    ),
+    "importlib": "spec = importlib.util.find_spec(name)",
+}
+AGAIN = "import yolov12_plugin.autoload as a; a.uninstall(); a.install()"
+
+
+@pytest.mark.parametrize("later", ["", AGAIN], ids=["before us", "we before it"])
+@pytest.mark.parametrize("place", ["0", "1", "len(sys.meta_path)"])
+@pytest.mark.parametrize("asks", ASKS)
+def test_beside_another_import_hook(run, asks, place, later):
+    """It may ask the finders that remain, ours too, which asks it: no search goes round in a circle."""
+    guard = "or name in self.looking" if asks == "importlib" else ""
+    wrap = "" if asks == "importlib" else "if spec and hasattr(spec.loader, 'exec_module'): wrapped(spec.loader)"
+    count = "True" if place.startswith("len") or not wrap else "'ultralytics.nn.tasks' in seen"
+    run(HOOK.format(guard=guard, find=ASKS[asks], wrap=wrap, place=place, later=later, count=count))
+
+
 def test_a_moved_module_warns_too(run, overlay):
     (overlay / "ultralytics/nn/tasks.py").rename(overlay / "ultralytics/nn/parser.py")
     (overlay / "ultralytics/nn/__init__.py").write_text("")

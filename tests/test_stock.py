@@ -35,7 +35,7 @@ pickle.dump(results, open(sys.argv[1], "wb"))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_every_stock_yaml(run, tmp_path):
     script = tmp_path / "compute.py"
     script.write_text(COMPUTE)

@@ -28,7 +28,8 @@ BFLOAT16 = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_n_by_the_stock_command(run, tmp_path, dtype):
     """A short run with all of the preset but its length and sizes: a step after every batch makes it short."""
@@ -42,7 +43,8 @@ def test_n_by_the_stock_command(run, tmp_path, dtype):
     assert losses[-1].sum() < 0.97 * losses[0].sum()
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 @pytest.mark.parametrize("scale", "smlx")
 def test_every_scale_falls(run, tmp_path, scale):
     """The first steps on one batch; L and X beside themselves without R-ELAN's residual (Table 2)."""
@@ -60,7 +62,8 @@ def test_every_scale_falls(run, tmp_path, scale):
         assert row["gradient_norm"][0] > 2 * with_it[dtype]["gradient_norm"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 def test_images_and_labels_that_are_bad(run, tmp_path):
     """Ultralytics names what it leaves out of a training, and trains on the rest."""
     from ultralytics.data.utils import check_det_dataset
@@ -79,7 +82,8 @@ def test_images_and_labels_that_are_bad(run, tmp_path):
     assert "exceeds dataset class count 4" in text and (tmp_path / "run/weights/best.pt").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 def test_plots_of_a_run(run, tmp_path):
     """Ultralytics' own pictures of a training with a preset are there and can be opened."""
     import cv2

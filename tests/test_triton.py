@@ -182,7 +182,7 @@ def test_client(exported, serve):
         remote.predict([bus] * 5, **{**options, "batch": 5})
 
 
-@pytest.mark.slow
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("yaml", "options"),
     [

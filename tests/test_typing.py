@@ -4,7 +4,6 @@ import ast
 import re
 import sys
 
-import pytest
 from conftest import ROOT
 
 import yolov12_plugin as y12
@@ -78,7 +77,6 @@ def test_every_public_name_is_used_here():
     assert all(f"y12.{name}" in CONSUMER for name in y12.__all__)
 
 
-@pytest.mark.slow
 def test_types_of_the_public_names(run, tmp_path):
     script = tmp_path / "consumer.py"
     script.write_text(CONSUMER)

@@ -67,7 +67,7 @@ def columns(tmp_path, monkeypatch):
     return columns
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_columns_of_an_archive(columns):
     report = columns("""
 import os, pathlib, time
@@ -107,7 +107,7 @@ def test_skipped_offline():
     assert report["unsteady"] == ["test_one.py::test_on_fails_once"]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_columns_in_which_nothing_passes_are_no_success(columns):
     with pytest.raises(SystemExit):
         columns("import nothing_of_this_name")

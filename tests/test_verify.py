@@ -10,7 +10,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import SHARED
+from conftest import SHARED, needs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -73,7 +73,7 @@ def test_every_head_passes_and_differs_from_another(name, models, export):
     assert not other and other.diverging.startswith("output0"), other
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_decoder_s_detections_are_compared_in_any_order(models, export):
     file = export("rtdetr-l")
     checked = y12.verify_export(models("rtdetr-l"), file)
@@ -282,7 +282,7 @@ def test_model_that_answers_every_image_alike(tmp_path):
     assert checked and "hardly depends on the image" in checked.note and "is the model trained?" in str(checked)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the golden checkpoints are not here")
+@needs("golden")
 def test_golden_checkpoints_are_told_apart(tmp_path):
     files = {}
     for name in ("v1.0-n", "turbo-n"):

@@ -1,6 +1,7 @@
 """The authors' weights by name, from a server on this machine."""
 
 import json
+import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -202,6 +203,19 @@ def test_no_network(folder, monkeypatch):
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize(
+    "value, url", [("", RELEASES), ("  ", RELEASES), (" http://127.0.0.1:9/Mirror/ ", "http://127.0.0.1:9/Mirror")]
+)
+def test_where_weights_are_looked_for(folder, monkeypatch, value, url):
+    def refused(url, **options):
+        raise ConnectionError(f"asked {url}")
+
+    monkeypatch.setattr(weights, "safe_download", refused)
+    monkeypatch.setenv("YOLO12_WEIGHTS_URL", value)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"asked {url}/v1.0/yolov12n.pt")):
+        weights.find("yolov12n.pt")
+
+
 def test_another_try(server, folder, checkpoint, monkeypatch):
     """Ultralytics tries again where a network is there, and goes on after what came."""
     from ultralytics.utils import downloads
@@ -237,7 +251,8 @@ def test_killed_while_it_downloads(run, tmp_path, server):
     assert not (tmp_path / "weights/yolov12n.pt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 def test_the_stock_command(run, tmp_path, server):
     """From an empty folder: a name of the releases where Ultralytics takes a model, or weights to start from."""
     yolo = Path(sys.executable).with_name("yolo")

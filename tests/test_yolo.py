@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SHARED
+from conftest import SHARED, needs
 
 YOLO = Path(sys.executable).with_name("yolo")
 COCO_TINY = SHARED / "data/coco-tiny/coco-tiny.yaml"
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.export
+@pytest.mark.process
 def test_four_verbs(run, tmp_path):
     quick = ["imgsz=64", "workers=0", "device=cpu", f"project={tmp_path}"]
     run([YOLO, "train", "model=yolov12n.yaml", "data=shapes.yaml", "epochs=1", "plots=False", "name=train", *quick])
@@ -46,8 +48,9 @@ print(numpy.abs(eager - session.run(None, {"images": image.numpy()})[0]).max())
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not COCO_TINY.is_file(), reason="the COCO samples are not beside the checkout")
+@pytest.mark.train
+@pytest.mark.process
+@needs("data/coco-tiny")
 def test_a_few_epochs_of_coco(run, tmp_path):
     """The loss falls on real images."""
     import shutil
@@ -63,7 +66,8 @@ def test_a_few_epochs_of_coco(run, tmp_path):
     assert len(losses) == 3 and losses[2] < losses[0]
 
 
-@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.process
 @pytest.mark.parametrize("task", ["-turbo", "-seg", "-pose", "-obb"])
 def test_other_tasks_train_a_step(run, task):
     """Forward, loss and backward of every head in training mode."""

@@ -460,7 +460,7 @@ def settings() -> list[Finding]:
             found.append(Finding("warning", what, choices(value, (*autoload.OFF, *ON), "values")))
         elif name == "YOLO12_PLUGIN" and autoload.is_off():
             found.append(Finding("warning", f"{name}={value}: the plugin is off", f"unset {name}"))
-        elif name == "YOLO12_WEIGHTS_URL" and not re.match(r"https?://[^/]", value, re.IGNORECASE):
+        elif name == "YOLO12_WEIGHTS_URL" and value and not re.match(r"https?://[^/]", value, re.IGNORECASE):
             what = f"{name}={value} is no URL: no weights can be downloaded"
             found.append(Finding("warning", what, f"{name}=https://..., or unset {name}"))
         elif value and name != "YOLO12_ATTENTION":
@@ -541,4 +541,4 @@ def _location(distribution: str, file: str) -> Path | None:
 
 def _value(name: str) -> str:
     """A variable of the environment, without the user and password that a URL may have."""
-    return re.sub(r"//[^/@]*@", "//***@", os.environ.get(name, ""))
+    return re.sub(r"//[^/@]*@", "//***@", autoload.setting(name))

@@ -1,6 +1,7 @@
 """Choices of a user for a process, for a `with` block, or by the environment."""
 
-from contextvars import ContextVar, Token
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from yolov12_plugin.autoload import OFF, setting
@@ -14,33 +15,40 @@ def is_on(variable: str) -> bool:
 class Switch:
     """A choice: constructed it holds for the process from here on, in a `with` statement for that block alone.
 
-    A block is its thread's (its context's) own: threads that it starts see the choice of the process.
+    A block is its thread's (its context's) own: threads that it starts see the choice of the process. One object may be
+    entered any number of times, also in several threads.
     """
 
     default: ClassVar[Any]  # where nothing was chosen
-    here: ClassVar[ContextVar[Any]]
+    entered: "ClassVar[ContextVar[tuple[Switch, ...]]]"
     chosen: "ClassVar[list[Switch]]"  # for the process, the last one holds
 
     def __init_subclass__(cls) -> None:
-        cls.here, cls.chosen = ContextVar(cls.__name__), []
+        cls.entered, cls.chosen = ContextVar(cls.__name__, default=()), []
 
     def __init__(self, value: Any):
         self.value = value
-        self.tokens: list[Token[Any]] = []
         self.chosen.append(self)
 
+    @classmethod
+    def block(cls, value: Any) -> "Switch":
+        """A choice for a `with` statement alone, which the process never sees."""
+        self = cls.__new__(cls)
+        self.value = value
+        return self
+
     def __enter__(self) -> None:
-        if self in self.chosen:  # it was meant for the block
-            self.chosen.remove(self)
-        self.tokens.append(self.here.set(self.value))
+        with suppress(ValueError):
+            self.chosen.remove(self)  # it was meant for the block
+        self.entered.set((*self.entered.get(), self))
 
     def __exit__(self, *exc: object) -> None:
-        self.here.reset(self.tokens.pop())
+        inside = list(self.entered.get())
+        del inside[len(inside) - 1 - inside[::-1].index(self)]
+        self.entered.set(tuple(inside))
 
     @classmethod
     def current(cls) -> Any:
         """The choice that holds here."""
-        value = cls.here.get(None)
-        if value is not None:
-            return value
-        return cls.chosen[-1].value if cls.chosen else cls.default
+        choices = cls.entered.get() or cls.chosen
+        return choices[-1].value if choices else cls.default

@@ -50,18 +50,18 @@ def group(title: str) -> Callable[..., Any]:
     return capability
 
 
-MODULES = {  # and whether a module takes more than some ten seconds
-    "layout": False,
-    "submodules": False,
-    "gradients": False,
-    "fused": False,
-    "graphs": False,
-    "networks": False,
-    "compilers": True,
-    "exports": True,
-    "training": True,
-    "processes": True,
-    "packages": True,
+MODULES = {  # and what its capabilities do, beside running in processes
+    "layout": (),
+    "submodules": (),
+    "gradients": (),
+    "fused": (),
+    "graphs": (),
+    "networks": (),
+    "compilers": ("compile",),
+    "exports": ("export",),
+    "training": ("train",),
+    "processes": (),
+    "packages": (),
 }
 
 

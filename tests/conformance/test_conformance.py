@@ -18,13 +18,13 @@ def of(module, *, optional):
 
 def parts():
     """The capabilities of a module share their processes; those of an optional package are a test of their own."""
-    for module, slow in capabilities.MODULES.items():
-        marks = [pytest.mark.slow] if slow else []
+    for module, does in capabilities.MODULES.items():
+        marks = [getattr(pytest.mark, name) for name in ("process", *does)]
         if own := of(module, optional=False):
             yield pytest.param(own, id=module, marks=marks)
         for c in of(module, optional=True):
             skip = pytest.mark.skipif(bool(c.missing), reason=f"not installed: {', '.join(c.missing)}")
-            yield pytest.param([c], id=c.name, marks=[pytest.mark.slow, skip])
+            yield pytest.param([c], id=c.name, marks=[*marks, skip])
 
 
 def on_stock():
@@ -57,6 +57,7 @@ def test_page_shows_the_record():
     assert not [row["name"] for row in RECORD["rows"] if row["stock"] and not row["plugin"]]
 
 
+@pytest.mark.process
 def test_a_process_that_dies_is_charged_to_its_capability(tmp_path, monkeypatch):
     """The one that it died of fails, with the last words; those after it are tried in a process of their own."""
     worker = tmp_path / "dies.py"

@@ -8,6 +8,7 @@ from pathlib import Path
 from ultralytics.utils import SETTINGS
 from ultralytics.utils.downloads import safe_download
 
+from yolov12_plugin.autoload import setting
 from yolov12_plugin.models import MODELS, RELEASES
 
 
@@ -40,7 +41,7 @@ def find(file: str | os.PathLike[str]) -> str:
         folder.mkdir(parents=True, exist_ok=True)
     elif not path.parent.is_dir():
         raise FileNotFoundError(f"{path} does not exist, nor does its folder: check the path")
-    _download(f"{os.environ.get('YOLO12_WEIGHTS_URL', RELEASES).rstrip('/')}/{model.weights}", path)
+    _download(f"{(setting('YOLO12_WEIGHTS_URL') or RELEASES).rstrip('/')}/{model.weights}", path)
     return str(path)
 
 

@@ -4,7 +4,6 @@ import functools
 import importlib
 import inspect
 import logging
-import os
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from yolov12_plugin.autoload import setting
 from yolov12_plugin.switches import Switch
 
 LOGGER = logging.getLogger("ultralytics")  # says its lines where and when Ultralytics says its own
@@ -65,7 +65,8 @@ class attention_backend(Switch):
     auto: math in an ONNX export, whose compilers recognise it; flash where it is installed, made for the GPU and in
     agreement with PyTorch; else sdpa. flash: FlashAttention 2, 3 or 4, in half precision. sdpa: PyTorch's
     `scaled_dot_product_attention`. math: the N x N map, in plain operations. YOLO12_ATTENTION in the environment sets
-    what a process starts with, hence the workers of a training on several GPUs too. Checkpoints keep nothing of it.
+    what a process starts with, hence the workers of a training on several GPUs too. Checkpoints keep nothing of it. A
+    block is its thread's own: other threads, and those that it starts, go on with the choice of the process.
 
     Args:
         name: auto, flash, sdpa or math.
@@ -81,7 +82,7 @@ class attention_backend(Switch):
         torch.Size([1, 64, 8, 8])
     """
 
-    default = os.environ.get("YOLO12_ATTENTION", "auto")
+    default = setting("YOLO12_ATTENTION").lower() or "auto"
 
     def __init__(self, name: str):
         _check(name)

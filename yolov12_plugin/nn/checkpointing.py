@@ -62,12 +62,8 @@ def checkpointed(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tens
             raise RuntimeError(
                 f"checkpointing cannot compute a block again: {why} between its forward and backward pass"
             )
-        token = attention_backend.here.set(backend)
-        try:
-            with _CopiesOfBuffers(block):
-                return function(x)
-        finally:
-            attention_backend.here.reset(token)
+        with attention_backend.block(backend), _CopiesOfBuffers(block):
+            return function(x)
 
     out = checkpoint(run, x, use_reentrant=False)
     again = True

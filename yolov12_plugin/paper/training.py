@@ -4,10 +4,13 @@ import difflib
 import fnmatch
 import functools
 import gc
+import io
 import itertools
 import json
 import os
+import pickle
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -47,6 +50,7 @@ OURS = (
 # What changes no result, so that others may go on with a folder.
 INDIFFERENT = ("device", "workers", "cache", "plots", "verbose", "save_period")
 DIVERGED = "did not converge"
+ASIDE = ".before"  # in the folder of a training that starts again
 Record = dict[str, Any]
 
 
@@ -332,8 +336,15 @@ def try_out(
     run = runs.setdefault(trial.seed, {"seed": trial.seed, "folder": trial.name, "status": "unfinished", "resumed": 0})
     variant["runs"] = [runs[seed] for seed in sorted(runs)]
     before = run["status"] == DIVERGED and trial.folder.exists()
-    finished = before or trial.is_finished
-    begun = 0 if finished else trial.begun
+    try:
+        finished = before or trial.is_finished
+        begun = 0 if finished else trial.begun
+    except (NotRunnable, OSError, MemoryError) as e:  # tried again with the next call
+        run |= {"status": "failed", "reason": first_line(e), "converged": False}
+        report(f"{trial.name}: {said(run)}")
+        results["failed"].append(trial.name)
+        write_results(out, results)
+        return False
     if begun:
         report(f"{trial.name}: goes on after epoch {begun} of {trial.epochs}")
         run["resumed"] += 1
@@ -399,12 +410,11 @@ def train(trial: Trial, begun: int, arguments: Record, guard: TrainingGuard, adv
         settle(trial)
         own |= {key: arguments[key] for key in ("data", "device", "workers") if key in arguments}
     else:
-        for file in (*trial.folder.glob("weights/*.pt"), trial.folder / CSV):  # or it would look finished, or longer
-            file.unlink(missing_ok=True)
         own = arguments | {"epochs": trial.epochs, "seed": trial.seed, "deterministic": True}
         own |= {"project": str(trial.folder.parent), "name": trial.name, "exist_ok": True}
     try:
-        model.train(**own)
+        with nullcontext() if begun else set_aside(trial):
+            model.train(**own)
     except Exception as e:
         loss = getattr(model.trainer, "loss", None)
         if loss is not None and not torch.isfinite(loss):
@@ -439,11 +449,40 @@ def curve(folder: Path) -> Run | None:
 
 
 def epochs_in(checkpoint: Path) -> int | None:
-    """Epochs after which a checkpoint can be gone on with; 0 of one that has ended, None of none that can be read."""
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"] + 1
-    except Exception:  # of many kinds; as a training starts anew, nothing is lost by it
+    """Epochs after which a checkpoint can be gone on with; 0 of one that has ended, None of none, or a damaged one.
+
+    Raises:
+        NotRunnable: it may be whole, but cannot be read here and now.
+    """
+    if not checkpoint.exists():
         return None
+    try:
+        content = io.BytesIO(checkpoint.read_bytes())
+        return torch.load(content, map_location="cpu", weights_only=False)["epoch"] + 1
+    except (EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+        return None
+    except Exception as e:
+        if isinstance(e, RuntimeError) and "PytorchStreamReader" in str(e):
+            return None
+        reason = f"{type(e).__name__}: {first_line(e)}"
+        raise NotRunnable(f"{checkpoint} cannot be read now ({reason}); nothing was changed, so try again") from e
+
+
+@contextmanager
+def set_aside(trial: Trial) -> Iterator[None]:
+    """Start in the folder of a training that cannot go on; what it left is there until there is a new checkpoint."""
+    aside = trial.folder / ASIDE
+    for file in (*trial.folder.glob("weights/*.pt"), trial.folder / CSV):  # or the new one would look longer
+        if file.exists():
+            aside.mkdir(exist_ok=True)
+            os.replace(file, aside / file.name)
+    try:
+        yield
+    finally:
+        if not trial.last.exists():
+            for file in aside.glob("*"):
+                os.replace(file, trial.folder / CSV if file.name == CSV else trial.last.with_name(file.name))
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def scores(folder: Path) -> Record:
@@ -486,7 +525,11 @@ def write_results(out: Path, results: Record) -> None:
 def draw(out: Path, results: Record) -> None:
     """Draw the sheet of all runs that have ended an epoch."""
     folders = [out / run["folder"] for variant in results["variants"] for run in variant["runs"]]
-    if runs := [run for run in map(curve, folders) if run is not None]:
+    try:
+        runs = [run for run in map(curve, folders) if run is not None]
+    except (OSError, MemoryError):  # of a disk that fails for once: drawn by the next call
+        return
+    if runs:
         write(runs, out / SHEET)
 
 
