@@ -1,11 +1,13 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 from conftest import yolov12
 
+from yolov12_plugin import __version__
 from yolov12_plugin.cli import common
 from yolov12_plugin.models import MODELS
 
@@ -47,6 +49,48 @@ def test_unknown_command():
     assert done.stderr.startswith("Error: there is no yolov12 paper table99; ") and done.stderr.count("\n") == 1
 
 
+MODULE = [sys.executable, "-m", "yolov12_plugin"]
+
+
+def test_version(run):
+    said = f"yolov12-plugin {__version__}, ultralytics {version('ultralytics')}, torch {version('torch')}\n"
+    assert run([YOLOV12, "--version"]).stdout == run([*MODULE, "--version"]).stdout == said
+
+
+def test_version_is_quick(run):
+    code = (
+        "import atexit, sys; sys.argv = ['yolov12', '--version']\n"
+        "atexit.register(lambda: print({'torch', 'ultralytics', 'rich'} & set(sys.modules)))\n"
+        "from yolov12_plugin.cli import app; app()"
+    )
+    assert run(code).stdout.splitlines()[1] == "set()"
+
+
+@pytest.mark.parametrize("missing", ["ultralytics", "torch"])
+def test_version_of_what_is_not_installed(monkeypatch, missing):
+    def version_of(package):
+        if package == missing:
+            raise PackageNotFoundError(package)
+        return "1.2"
+
+    monkeypatch.setattr("yolov12_plugin.cli.version_of", version_of)
+    said = yolov12("--version")
+    assert said.exit_code == 0 and f"{missing} unknown" in said.stdout and said.stdout.count(" 1.2") == 1
+
+
+def test_module_is_the_command(run):
+    assert "Usage: yolov12 [OPTIONS] COMMAND" in run([*MODULE, "--help"]).stdout
+    assert "Usage: yolov12 paper" in run([*MODULE, "paper", "--help"]).stdout
+    done = run([*MODULE, "paper", "table99"], check=False)
+    assert done.returncode == 2 and done.stderr.startswith("Error: there is no yolov12 paper table99; ")
+
+
+@pytest.mark.parametrize("command", [["--help"], ["paper", "table2"], ["paper", "table2", "--markdown"]])
+def test_streams_of_few_characters(run, command):
+    """As a file or a pipe on Windows, which is not in UTF-8."""
+    assert run([*MODULE, *command], PYTHONIOENCODING="ascii").stdout
+
+
 def test_nothing_heavy_is_imported_to_read_a_command(run):
     code = "import sys, yolov12_plugin.cli; print(*{'torch', 'ultralytics', 'matplotlib', 'numpy', 'rich'} & set(sys.modules))"
     assert run(code).stdout.split() == []
@@ -71,7 +115,7 @@ def test_no_command_is_help(command):
         (["bench"], "Missing argument"),
         (["coco", "a.pt", "--batch", "0"], "'--batch'"),
         (["doctor", "a.pt", "b.pt"], "unexpected extra argument"),
-        (["--verison"], "options are --help"),
+        (["--verison"], "did you mean --version? options are --version, --help"),
     ],
 )
 def test_usage_is_one_line(command, said):

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -535,6 +534,7 @@ def test_full_disk(run, tmp_path):
 @pytest.mark.process
 def test_file_that_cannot_grow(tmp_path):
     """As a full disk, for systems that mount none: files end at a size below that of a checkpoint."""
+    resource = pytest.importorskip("resource", reason="Windows limits no file's size")
     code = (
         "import resource; from ultralytics import YOLO; model = YOLO('yolov12n.yaml')\n"
         "limit = lambda t: t.epoch == 1 and resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))\n"

@@ -50,6 +50,7 @@ def environment(tmp_path):
 def test_wheel_contents(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"yolov12_plugin.pth", "yolov12_plugin.start", "yolov12_plugin/autoload.py"} <= names
+    assert {"yolov12_plugin/__init__.pyi", "yolov12_plugin/py.typed"} <= names
     assert {f"yolov12_plugin/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "cfg").rglob("*.yaml")} <= names
     assert {"yolov12_plugin/paper/figure3.png", "yolov12_plugin/paper/figure3.svg"} <= names
     roots = {name.split("/")[0] for name in names}

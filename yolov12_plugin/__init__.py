@@ -13,7 +13,8 @@ _MODULES = {
     "nn.modules": ("A2C2f", "AAttn", "ABlock"),
     "training.presets": ("preset",),
     "registry": ("is_registered", "register", "unregister"),
-}
+}  # their types are in __init__.pyi
+__all__ = [name for names in _MODULES.values() for name in names]
 
 
 def __getattr__(name):
@@ -26,4 +27,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return [*globals(), *(name for names in _MODULES.values() for name in names)]
+    return [*globals(), *__all__]

@@ -11,12 +11,12 @@ WATCHED = ("ultralytics.utils.checks", "ultralytics.cfg", TASKS)
 OFF = ("off", "0", "false", "no")
 
 
-def setting(variable):
+def setting(variable: str) -> str:
     """What a variable of the environment is set to, without blanks around it; empty where it is not set."""
     return os.environ.get(variable, "").strip()
 
 
-def is_off():
+def is_off() -> bool:
     return setting("YOLO12_PLUGIN").lower() in OFF
 
 
@@ -64,7 +64,7 @@ def _hook(loader, name):
         print(said, file=sys.stderr)
 
 
-def install():
+def install() -> None:
     if TASKS in sys.modules:
         from importlib import import_module
 
@@ -73,6 +73,6 @@ def install():
         sys.meta_path.insert(0, Finder)
 
 
-def uninstall():
+def uninstall() -> None:
     if Finder in sys.meta_path:
         sys.meta_path.remove(Finder)

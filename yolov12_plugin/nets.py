@@ -17,6 +17,11 @@ def gflops(model: nn.Module, imgsz: int = 640, counted_at: int = 32) -> float:
     one stride of `counted_at` pixels and scaled to the image. So the products of the attention are left out, a
     transposed convolution counts at its output's resolution, and a classifier's linear layer counts once a stride.
     Ultralytics prints more today: its counter has since learned to include the attention and other operations.
+
+    Args:
+        model: the network of a `YOLO`.
+        imgsz: pixels of the square image.
+        counted_at: pixels of the image that it is run on.
     """
     counted: list[int] = []
 

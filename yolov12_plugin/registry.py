@@ -61,8 +61,14 @@ PATCHES = (
 def register() -> bool:
     """Make this process's Ultralytics build YOLOv12; runs by itself when Ultralytics is imported.
 
-    Returns whether the plugin is registered: False where YOLO12_PLUGIN=off, or where this Ultralytics lacks one of the
-    symbols in `PATCHES`, which leaves Ultralytics untouched and prints one warning.
+    Returns:
+        Whether the plugin is registered: False where YOLO12_PLUGIN=off, or where this Ultralytics lacks one of the
+        symbols in `PATCHES`, which leaves Ultralytics untouched and prints one warning.
+
+    Examples:
+        >>> import yolov12_plugin as y12
+        >>> y12.register()
+        True
     """
     if autoload.is_off():
         return False
@@ -76,13 +82,28 @@ def register() -> bool:
 
 
 def unregister() -> None:
-    """Put back the very objects that `register` replaced, and stop waiting for Ultralytics to be imported."""
+    """Put back the very objects that `register` replaced, and stop waiting for Ultralytics to be imported.
+
+    Examples:
+        >>> import yolov12_plugin as y12
+        >>> y12.unregister()
+        >>> y12.is_registered()
+        False
+        >>> y12.register()
+        True
+    """
     autoload.uninstall()
     patching.restore()
 
 
 def is_registered() -> bool:
-    """Whether every replacement of `PATCHES` is in place."""
+    """Whether every replacement of `PATCHES` is in place.
+
+    Examples:
+        >>> import ultralytics.nn.tasks, yolov12_plugin as y12
+        >>> y12.is_registered()
+        True
+    """
     return all(map(patching.is_in_place, PATCHES))
 
 

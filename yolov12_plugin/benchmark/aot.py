@@ -107,7 +107,14 @@ def bench_aot(
     """Kernels of models compiled for GPUs that need not be there; where stock builds the same network, of both.
 
     The record has a row for each model, build and compute capability; a model that fails has the reason as `error`, and
-    the others go on. `report` is told each such line, `advance` what is done now, and 1 after each model.
+    the others go on.
+
+    Args:
+        models: names as yolov12n, .yaml, or .pt.
+        capabilities: of the GPUs: sm75 (T4), sm80, sm86, sm89, sm120.
+        imgsz: pixels; by default 640, and 224 for classifiers.
+        report: takes each line on a failure.
+        advance: takes what is done now, and 1 after each model.
 
     Raises:
         NotRunnable: TensorRT-RTX is not installed, or there is no such compute capability.

@@ -354,8 +354,15 @@ def bench(
     """Verify and time models on runtimes; the record of schema 1, with a row of every model and runtime.
 
     A model that fails has the reason as its row's `error`, one whose outputs are not the model's its `verification`
-    too, and the others go on. `report` is told each such line once, and warnings; `advance` what is done now, and how
-    many of the `steps_of` the run that took.
+    too, and the others go on.
+
+    Args:
+        models: names as yolov12n, .yaml, .pt, or exported files.
+        runtimes: names of `RUNTIMES`.
+        protocol: how they are timed.
+        reference: the .pt or .yaml that exported files are held against.
+        report: takes each line on a failure once, and warnings.
+        advance: takes what is done now, and how many of the `steps_of` the run that took.
     """
     rows: list[dict[str, Any]] = []
     say = cache(report)  # a reason that holds on several runtimes is said once
@@ -366,7 +373,8 @@ def bench(
     clocks = Clocks(protocol.options.device, every=max(1, (protocol.runs + protocol.warmup) // 4))
     for runtime in map(RUNTIMES.__getitem__, runtimes):
         prepared: dict[int, Prepared] = {}
-        with tempfile.TemporaryDirectory(prefix="yolov12-bench-") as folder:
+        # Windows deletes no file that a session has open.
+        with tempfile.TemporaryDirectory(prefix="yolov12-bench-", ignore_cleanup_errors=True) as folder:
             for given in models:
                 own = runtime_of(Path(given))
                 if own is not None and own is not runtime and own.name in runtimes:
@@ -414,7 +422,12 @@ def _end_round(advance: Callable[[], object], clocks: Clocks) -> None:
 
 
 def pick_options(device: str | None, threads: int | None, cuda_graph: bool, compile: bool) -> Options:
-    """Options of a command; without `device` the first GPU, if there is one.
+    """Options of a command.
+
+    Args:
+        device: cpu, 0 or cuda:0; without one the first GPU, if there is one.
+        threads: of a CPU; by default one a core.
+        cuda_graph, compile: as of `Options`.
 
     Raises:
         NotRunnable: the device is not there, or is none.

@@ -46,6 +46,13 @@ class TensorRTBenchmark:
     Raises:
         ExportDiffers: the file does not compute the model; its record has no latency.
         NotRunnable: the file does not run here.
+
+    Examples:
+        >>> from ultralytics import YOLO
+        >>> import yolov12_plugin as y12
+        >>> model = YOLO("yolov12n.yaml", verbose=False)
+        >>> y12.TensorRTBenchmark(runs=50).attach(model)
+        >>> model.export(format="engine", half=True)  # doctest: +SKIP
     """
 
     def __init__(self, *, runs: int = 100, warmup: int = 10, cuda_graph: bool = False, exits: bool = False) -> None:

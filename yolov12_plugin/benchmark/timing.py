@@ -18,10 +18,16 @@ def interleave(
     measure: Callable[[Callable[[], Any]], float] = wall,
     step: Callable[[], object] = lambda: None,
 ) -> dict[K, list[float]]:
-    """Seconds of each run in each round: one after the other, every other round backwards; `step` ends a round.
+    """Seconds of each run in each round: one after the other, every other round backwards.
 
     What slows the machine down for a while thus falls on all of them; the medians of `ratios` hold where medians of
-    times do not. A run on a GPU has to wait for its end itself, or `measure` has to.
+    times do not.
+
+    Args:
+        runs: what is timed, by name. A run on a GPU has to wait for its end itself, or `measure` has to.
+        rounds, warmup: rounds that count, and rounds before them.
+        measure: seconds of a run.
+        step: called at the end of each round.
     """
     seconds: dict[K, list[float]] = {name: [] for name in runs}
     for i in range(warmup + rounds):

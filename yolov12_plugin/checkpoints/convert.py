@@ -26,19 +26,34 @@ def convert(
 ) -> dict[str, Any]:
     """Write a checkpoint in the layout that stock Ultralytics knows, or as this plugin rebuilds it.
 
-    stock: one qkv convolution, a 7x7 perceiver without a bias, and a YAML from which Ultralytics' own parser builds the
-    same structure, so that it predicts and trains where the plugin is absent. plugin: the tensors as they are, and a
-    YAML that describes them. Both compute what the source does, which is shown on an image before anything is written.
-    What else a checkpoint holds stays, but for the optimizer where tensors were changed. `src` may be a name of the
-    authors' releases. Nothing that it carries is executed unless `trust`; `dst` may be the same file only with `force`.
+    The result computes what the source does, which is shown on an image before anything is written. What else a
+    checkpoint holds stays, but for the optimizer where tensors were changed.
 
-    Returns what `inspect` says of the result, with what was changed, the largest difference of an output, and a note
-    where stock trains it by its own YAML only.
+    Args:
+        src: a .pt, or a name of the authors' releases.
+        dst: a .pt to write.
+        to: "stock" for one qkv convolution, a 7x7 perceiver without a bias, and a YAML from which Ultralytics' own
+            parser builds the same structure, so that it predicts and trains where the plugin is absent; "plugin" for
+            the tensors as they are, and a YAML that describes them.
+        force: replace `src` where `dst` is the same file.
+        trust: execute what `src` carries.
+
+    Returns:
+        What `inspect` says of the result, with what was changed, the largest difference of an output, and a note
+        where stock trains it by its own YAML only.
 
     Raises:
         CheckpointError: the source is damaged, no YOLOv12, or has no exact form there; `dst` is as it was.
         FileNotFoundError: as `weights.find`.
         ValueError: `to` is something else.
+
+    Examples:
+        >>> from ultralytics import YOLO
+        >>> import yolov12_plugin as y12
+        >>> YOLO("yolov12n-turbo.yaml", verbose=False).save("turbo.pt")
+        >>> done = y12.convert("turbo.pt", "stock.pt", to="stock")
+        >>> done["file"], done["stock"]["trains"]
+        ('stock.pt', True)
     """
     if to not in ("plugin", "stock"):
         raise ValueError(f"to={to!r} must be 'plugin' or 'stock'")

@@ -26,7 +26,9 @@ from yolov12_plugin.nn.options import scale_of
 def inspect(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
     """What a checkpoint holds, read from its tensors, and what stock Ultralytics makes of it.
 
-    Nothing that the file carries is executed unless `trust`. A name of the authors' releases is downloaded.
+    Args:
+        path: a .pt, or a name of the authors' releases, which is downloaded.
+        trust: execute what the file carries.
 
     Raises:
         CheckpointError: the file is damaged or no YOLOv12.

@@ -124,6 +124,10 @@ def express(attn: AAttn, qkv_fused: bool, pe_kernel: int, pe_bias: bool) -> list
     qk and v become qkv by reordering output channels with their normalisation, and back; a smaller perceiver is padded
     with zeros; its bias goes into the running mean, which computes the same in training too.
 
+    Args:
+        attn: the attention, which is changed in place.
+        qkv_fused, pe_kernel, pe_bias: of the layout, as of `AAttn`.
+
     Raises:
         ValueError: there is no exact way; the module is as it was.
     """

@@ -70,6 +70,10 @@ def read(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
     made of it, without their constructors, when all of it is known: classes of Ultralytics and PyTorch whose attributes
     hide no method and hold no function.
 
+    Args:
+        path: the file.
+        trust: unpickle it as Ultralytics does.
+
     Raises:
         CheckpointError: the file is no checkpoint of Ultralytics, or holds something else.
     """

@@ -114,6 +114,14 @@ def verify_export(
         FileNotFoundError: no such file or image.
         NotRunnable: the runtime of the file is missing, or refuses it here.
         ValueError: a precision without limits.
+
+    Examples:
+        >>> from ultralytics import YOLO
+        >>> import yolov12_plugin as y12
+        >>> model = YOLO("yolov12n.yaml", verbose=False)
+        >>> file = model.export(format="torchscript", imgsz=64, verbose=False)
+        >>> y12.verify_export(model, file).passed
+        True
     """
     session = open_artefact(Path(artefact), Options(device=torch.device(device)))
     if isinstance(model, (str, Path)):
@@ -153,7 +161,16 @@ def extra(head: Any) -> tuple[int, str]:
 
 
 def read_images(size: tuple[int, int], source: Sequence[str | Path] | None = None, channels: int = 3) -> Tensor:
-    """Images (B, channels, H, W) of values 0..1, stretched to a size: a padded border would be the same in all."""
+    """Images (B, channels, H, W) of values 0..1, stretched to a size: a padded border would be the same in all.
+
+    Args:
+        size: height and width, in pixels.
+        source: image files; Ultralytics' two sample images where there are none.
+        channels: of the network; those of RGB, repeated.
+
+    Raises:
+        FileNotFoundError: a file is no image.
+    """
     from ultralytics.utils import ASSETS
 
     images = []
@@ -204,7 +221,15 @@ def verify(
     precision: str | None = None,
     suppression: Mapping[str, Any] = SUPPRESSION,
 ) -> Verification:
-    """Compare a session with the `exportable` network on images (B, C, H, W); see `verify_export`."""
+    """Compare a session with the network that it was exported from.
+
+    Args:
+        net: what `exportable` made of it.
+        session: the exported file, loaded.
+        images: (B, C, H, W) of 0..1.
+        precision: as of `verify_export`.
+        suppression: thresholds of non-maximum suppression, as `SUPPRESSION`.
+    """
     if precision is None:
         runs_in = {"unknown": "fp16", "fp8": "int8"}.get(session.precision, session.precision)
         precision = max(runs_in, session.stored or runs_in, key=list(LIMITS).index)

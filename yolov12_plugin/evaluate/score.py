@@ -94,7 +94,13 @@ def evaluate(
 
 
 def score(truth: dict[str, Any], detections: list[Box], report: Callable[[str], None]) -> dict[str, Any]:
-    """`METRICS` in % by pycocotools; faster-coco-eval, where it is installed, must agree to `AGREEMENT` of 1."""
+    """`METRICS` in % by pycocotools; faster-coco-eval, where it is installed, must agree to `AGREEMENT` of 1.
+
+    Args:
+        truth: what `read_annotations` made of a COCO file.
+        detections: boxes in COCO's format.
+        report: takes what a reader of the scores must know.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -68,9 +68,18 @@ class attention_backend(Switch):
     what a process starts with, hence the workers of a training on several GPUs too. Checkpoints keep nothing of it. A
     block is its thread's own: other threads, and those that it starts, go on with the choice of the process.
 
+    Args:
+        name: auto, flash, sdpa or math.
+
     Raises:
         ValueError: no such backend.
         ImportError: the backend is not installed.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> with y12.attention_backend("math"):
+        ...     y12.AAttn(64, num_heads=2)(torch.rand(1, 64, 8, 8)).shape
+        torch.Size([1, 64, 8, 8])
     """
 
     default = setting("YOLO12_ATTENTION").lower() or "auto"
@@ -90,10 +99,16 @@ def attention(
 ) -> Tensor:
     """Scaled dot-product attention, in the dtype of its inputs (paper 3.1).
 
-    Shapes: q, k, v and the result (B, heads, N, head_dim), contiguous in head_dim: fused kernels refuse anything else,
-    and PyTorch then falls back to the N x N map without a word. `scale` defaults to head_dim ** -0.5, `backend` to what
-    `attention_backend` selected. `bias` (B or 1, heads, N, N) is added to the scaled products; flash-attn takes none.
     It is differentiable as often as the plain formula is, by whatever backend it was computed.
+
+    Args:
+        q, k, v: (B, heads, N, head_dim), contiguous in head_dim: fused kernels refuse anything else, and PyTorch then
+            falls back to the N x N map without a word.
+        scale: of the products; head_dim ** -0.5 by default.
+        backend: what computes it; by default what `attention_backend` selected.
+        bias: (B or 1, heads, N, N), added to the scaled products; flash-attn takes none.
+
+    Shapes: (B, heads, N, head_dim), as q.
 
     Raises:
         ValueError: no such backend.
@@ -147,13 +162,15 @@ class _TwiceDifferentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, out, q, k, v, scale, bias):
+    def forward(
+        ctx: Any, out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None, bias: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         ctx.scale = scale
         return out.view_as(out)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
             return grad, None, None, None, None, None
         q, k, v, bias = ctx.saved_tensors
@@ -336,13 +353,21 @@ def area_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention within each of `area` equal parts of a map's H·W tokens (paper 3.2), and the values as a map.
 
-    The channels of `qkv` are [q, k, v], each by heads, or with `by_head` per head [q, k, v]; where `v` is given they
-    are [q, k]. Tokens are those of the rows, one row after the other, or with `vertical` of the columns. Where H·W is
-    not a multiple of `area` the parts are those of `torch.tensor_split`: the first H·W % area of them hold one token
-    more than the others; where H·W < area each token is a part of its own. `scale` defaults to head_dim ** -0.5,
-    `table` is that of `relative_bias`, `format` the one of Ultralytics' exporter that a graph is made for.
+    Where H·W is not a multiple of `area` the parts are those of `torch.tensor_split`: the first H·W % area of them hold
+    one token more than the others; where H·W < area each token is a part of its own.
 
-    Shapes: qkv (B, 3·dim, H, W), or (B, 2·dim, H, W) and v (B, dim, H, W); the result and the values (B, dim, H, W).
+    Args:
+        qkv: [q, k, v] (B, 3·dim, H, W), each by heads; [q, k] (B, 2·dim, H, W) where `v` is given.
+        heads: number of heads, of dim / heads channels.
+        area: number of parts.
+        scale: of the products; head_dim ** -0.5 by default.
+        v: values (B, dim, H, W).
+        by_head: the channels of `qkv` are per head [q, k, v].
+        vertical: tokens are those of the columns, one after the other, in place of the rows.
+        table: of `relative_bias`.
+        format: of Ultralytics' exporter, that a graph is made for.
+
+    Shapes: (B, dim, H, W), the result and the values.
     """
     b, _, h, w = qkv.shape
     n = h * w

@@ -22,9 +22,18 @@ class checkpointing(Switch):
     workers of a training on several GPUs too. What is compiled, exported or transformed by `torch.func` is left as it
     is.
 
+    Args:
+        enabled: whether to; False where a process or an outer block has it on.
+
     Raises, where a model trains:
         RuntimeError: a block that communicates in its forward pass (SyncBatchNorm), or that is not in the backward pass
             what it was in the forward pass: other weights, or train() or eval() since.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> block = y12.A2C2f(64, 64, area=4)
+        >>> with y12.checkpointing():
+        ...     block(torch.rand(2, 64, 8, 8)).mean().backward()
     """
 
     default = is_on("YOLO12_CHECKPOINT")

@@ -15,7 +15,14 @@ from yolov12_plugin.nn.attention import is_channels_last
 def layer(c1: int, c2: int, k: int = 1, g: int = 1, *, act: bool = False, projection: str, norm: str) -> Any:
     """A convolution or a linear layer and its normalisation, on maps (B, c1, H, W) -> (B, c2, H, W).
 
-    Ultralytics' Conv by default; the others of Table 5a are sequences of PyTorch's modules, and pickled as these.
+    Ultralytics' Conv for "conv" and "bn"; the others of Table 5a are sequences of PyTorch's modules, pickled as these.
+
+    Args:
+        c1, c2: channels in and out.
+        k, g: kernel size, odd, and groups of a convolution.
+        act: end with SiLU.
+        projection: "conv" or "linear".
+        norm: "bn" or "ln".
     """
     if projection == "conv" and norm == "bn":
         return Conv(c1, c2, k, 1, k // 2, g=g, act=act)

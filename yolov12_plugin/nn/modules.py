@@ -50,6 +50,11 @@ class AAttn(nn.Module):
 
     Raises:
         ValueError: an argument is out of the range above.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> y12.AAttn(64, num_heads=2, area=4)(torch.rand(1, 64, 6, 10)).shape
+        torch.Size([1, 64, 6, 10])
     """
 
     __module__ = CHECKPOINT_MODULE
@@ -212,6 +217,11 @@ class ABlock(nn.Module):
 
     Raises:
         ValueError: `mlp_ratio` leaves no hidden channel, or an option that `AAttn` refuses.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> y12.ABlock(64, num_heads=2, mlp_ratio=2.0, area=4)(torch.rand(1, 64, 8, 8)).shape
+        torch.Size([1, 64, 8, 8])
     """
 
     __module__ = CHECKPOINT_MODULE
@@ -225,7 +235,7 @@ class ABlock(nn.Module):
         *,
         projection: str = "conv",
         norm: str = "bn",
-        **attn_options,
+        **attn_options: Any,
     ):
         super().__init__()
         check(mlp_ratio=mlp_ratio)
@@ -290,6 +300,11 @@ class A2C2f(nn.Module):
 
     Raises:
         ValueError: an argument is out of range; within a model, the message names the YAML and the layer.
+
+    Examples:
+        >>> import torch, yolov12_plugin as y12
+        >>> y12.A2C2f(64, 128, n=2, area=4)(torch.rand(1, 64, 8, 8)).shape
+        torch.Size([1, 128, 8, 8])
     """
 
     __module__ = CHECKPOINT_MODULE
@@ -390,11 +405,11 @@ def _folded(m: Conv) -> tuple[Tensor, Tensor]:
     return fuse_conv_bn_weights(m.conv.weight, m.conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
 
 
-def read_a2c2f_section(stock: Callable) -> Callable:
+def read_a2c2f_section(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Hand the options of a YAML's `a2c2f:` section to the blocks that the parser builds."""
 
     @functools.wraps(stock)
-    def parse_model(d, *args, **kwargs):
+    def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return stock(read_section(d, A2C2f), *args, **kwargs)
 
     return parse_model

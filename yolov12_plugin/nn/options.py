@@ -6,9 +6,11 @@ import inspect
 import math
 from collections.abc import Callable, Collection
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ParamSpec
 
 from yolov12_plugin.errors import choices
+
+P = ParamSpec("P")
 
 
 def _is_switch(value: Any) -> bool:
@@ -63,7 +65,7 @@ class Row(int):
     options: dict[str, Any]
 
 
-def from_yaml(init: Callable) -> Callable:
+def from_yaml(init: Callable[P, None]) -> Callable[P, None]:
     """Let a constructor take the options that a `Row` carries, over whatever the parser passes by position.
 
     Of what the parser appends, a residual is left out where the channels in and out differ.
@@ -74,11 +76,11 @@ def from_yaml(init: Callable) -> Callable:
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def __init__(self, *args, **kwargs):
-        bound = signature.bind(self, *args, **kwargs)
+    def __init__(*args: P.args, **kwargs: P.kwargs) -> None:
+        bound = signature.bind(*args, **kwargs)
         row = bound.arguments.get("area")
         if not isinstance(row, Row):
-            return init(self, *args, **kwargs)
+            return init(*args, **kwargs)
         given = bound.arguments
         if given["c1"] != given["c2"]:
             given.pop("residual", None)  # the parser's, at scales L and X: there is none across other channels
@@ -151,8 +153,12 @@ def built(
 ) -> dict[int, dict[str, Any]]:
     """The options, all of them, with which each row of `block` is built: layer -> options.
 
-    With `stock` as Ultralytics' own parser builds them, which reads no section, and appends arguments to the rows of
-    scales L and X whatever these hold already. Layers whose channels in and out differ are `changing`.
+    Args:
+        d: model dictionary, with its scale.
+        block: class whose rows count.
+        stock: as Ultralytics' own parser builds them, which reads no section, and appends arguments to the rows of
+            scales L and X whatever these hold already.
+        changing: layers whose channels in and out differ.
 
     Raises:
         ValueError: as `read_section`.

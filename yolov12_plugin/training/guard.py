@@ -48,6 +48,15 @@ class TrainingGuard:
 
     Raises:
         OSError: a checkpoint could not be written or does not read back; the message says what is kept.
+
+    Examples:
+        >>> from ultralytics import YOLO
+        >>> import yolov12_plugin as y12
+        >>> model, guard = YOLO("yolov12n.yaml", verbose=False), y12.TrainingGuard()
+        >>> guard.attach(model)
+        >>> model.train(data="shapes.yaml", imgsz=64, epochs=1)  # doctest: +SKIP
+        >>> guard.found
+        []
     """
 
     PATIENCE = 8
@@ -119,12 +128,12 @@ class TrainingGuard:
         layers = WeakKeyDictionary({m: f"model.{name} ({type(m).__name__})" for name, m in named})
         trainer.layers_watched = register_module_forward_hook(note)
 
-    def _preprocess(self, preprocess: Callable, batch: dict[str, Any]) -> dict[str, Any]:
+    def _preprocess(self, preprocess: Callable[..., dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
         self._images = {}  # or two batches would be in memory
         self._images = preprocess(batch)
         return self._images
 
-    def _step(self, trainer: Any, step: Callable) -> None:
+    def _step(self, trainer: Any, step: Callable[[], object]) -> None:
         self._check(trainer)  # before the gradients are clipped, which makes all of them NaN where one was
         step()
 
@@ -167,11 +176,11 @@ class TrainingGuard:
         self.found.append(NonFinite(trainer.epoch + 1, self.batch, kind, layer, advice))
         LOGGER.error(f"yolov12-plugin: {self.found[-1]}")
 
-    def _metrics(self, trainer: Any, save: Callable, *args: Any, **kwargs: Any) -> None:
+    def _metrics(self, trainer: Any, save: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         with kept(trainer, f"epoch {trainer.epoch + 1}"):
             save(*args, **kwargs)
 
-    def _save(self, trainer: Any, save: Callable) -> Any:
+    def _save(self, trainer: Any, save: Callable[[], Any]) -> Any:
         if trainer.last.exists() and not can_be_saved(trainer):
             LOGGER.error(
                 f"yolov12-plugin: epoch {trainer.epoch + 1} is not saved, as its weights are not finite; "
@@ -198,7 +207,7 @@ class TrainingGuard:
                     os.replace(file, folder / file.name)
         return done
 
-    def _finish(self, trainer: Any, final_eval: Callable) -> None:
+    def _finish(self, trainer: Any, final_eval: Callable[[], object]) -> None:
         engine: Any = sys.modules["ultralytics.engine.trainer"]
         new = trainer.wdir / NEW
         stripped = new / f"stripped-{trainer.last.name}"
@@ -286,11 +295,11 @@ def drop_rows(csv: Path, after: int) -> None:
     write_text(csv, "".join([*lines[:1], *rows.values()]))
 
 
-def add_guard(stock: Callable) -> Callable:
+def add_guard(stock: Callable[[], Any]) -> Callable[[], Any]:
     """Give models and trainers the guard where YOLO12_GUARD asks for it, in every process of a training."""
 
     @functools.wraps(stock)
-    def get_default_callbacks():
+    def get_default_callbacks() -> Any:
         callbacks = stock()
         if is_on("YOLO12_GUARD"):
             TrainingGuard().attach(SimpleNamespace(callbacks=callbacks))

@@ -20,11 +20,22 @@ KINDS = ("coco", "finetune")
 def preset(scale: str, kind: str = "coco") -> dict[str, Any]:
     """Train arguments of a scale, for `YOLO("yolov12n.yaml").train(**preset("n"), data="coco.yaml")`.
 
-    `coco` is the paper's Table 7, and pins all that Ultralytics would take from its own defaults; `finetune` is for
-    small datasets. Arguments that this Ultralytics does not have are left out with a notice.
+    Arguments that this Ultralytics does not have are left out with a notice.
+
+    Args:
+        scale: n, s, m, l or x.
+        kind: coco, the paper's Table 7, which pins all that Ultralytics would take from its own defaults; or finetune,
+            for small datasets.
 
     Raises:
         ValueError: no such scale or kind.
+
+    Examples:
+        >>> import yolov12_plugin as y12
+        >>> y12.preset("n")["epochs"]
+        600
+        >>> y12.preset("n", "finetune")["optimizer"]
+        'AdamW'
     """
     if scale not in tuple(SCALES):
         raise ValueError(f"no preset for scale {scale!r}; scales are {', '.join(SCALES)}")
@@ -80,11 +91,11 @@ def _notice_albumentations() -> None:
     )
 
 
-def find_plugin_yaml(stock: Callable) -> Callable:
+def find_plugin_yaml(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Resolve names of the plugin's YAML files before Ultralytics searches its own folders."""
 
     @functools.wraps(stock)
-    def check_yolov5u_filename(file, *args, **kwargs):
+    def check_yolov5u_filename(file: Any, *args: Any, **kwargs: Any) -> Any:
         path = find(file)
         if path is None:
             return stock(file, *args, **kwargs)
@@ -94,11 +105,11 @@ def find_plugin_yaml(stock: Callable) -> Callable:
     return check_yolov5u_filename
 
 
-def leave_out_of_presets(stock: Callable) -> Callable:
+def leave_out_of_presets(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Let a preset name arguments that this Ultralytics does not have."""
 
     @functools.wraps(stock)
-    def check_dict_alignment(base, custom, *args, **kwargs):
+    def check_dict_alignment(base: Any, custom: Any, *args: Any, **kwargs: Any) -> Any:
         leave_out(custom, base)
         return stock(base, custom, *args, **kwargs)
 

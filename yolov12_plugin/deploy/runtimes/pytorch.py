@@ -22,7 +22,12 @@ def exportable(
 ) -> nn.Module:
     """A fused FP32 copy of an Ultralytics model whose head returns what an exported file returns.
 
-    `end2end` selects the branch that needs no non-maximum suppression of a head that has both.
+    Args:
+        model: the network of a `YOLO`, which stays as it is.
+        imgsz: pixels, or height and width.
+        batch: images of the export.
+        format: of Ultralytics' exporter, whose attention the copy gets.
+        end2end: take the branch that needs no non-maximum suppression of a head that has both.
     """
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     net: Any = deepcopy(model).float()
