@@ -65,6 +65,7 @@ def graph(net, image, **options):
     return file.getvalue()
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_export(options):
     """ONNX computes the block, also at sizes that it was not exported at and where areas cut through a row."""
@@ -80,6 +81,7 @@ def test_export(options):
         np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_compiles_for_a_t4(options):
     """TensorRT-RTX makes one kernel of every attention, whatever is varied."""
@@ -90,6 +92,7 @@ def test_compiles_for_a_t4(options):
     assert compiled.fused_attentions == 2
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", ["plain", "no-stage1", "no-stage4", "rpe"])
 def test_model_compiles_for_a_t4(name):
     """Whole models, where more than a block differs, and where compilers have to fold a position bias."""

@@ -41,6 +41,7 @@ def test_export_leaves_the_model():
     assert list(model.state_dict()) == names and not model.is_fused()
 
 
+@pytest.mark.export
 def test_exported_file_is_not_what_is_compiled(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
     model = YOLO("yolov12n.yaml", verbose=False)

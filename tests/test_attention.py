@@ -411,6 +411,7 @@ def test_choice_is_said_once(run):
     assert out.stdout.count("attention: sdpa on cpu, float32\n") == 1
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("options", [dict(), dict(qkv_fused=False)])
 def test_compiles_to_one_graph(options):
     attn = y12.ABlock(64, 2, 2.0, 4, **options)

@@ -45,6 +45,7 @@ def fast(*more):
     return ("--imgsz", 64, "--runs", 2, "--warmup", 1, *more)
 
 
+@pytest.mark.export
 def test_all_runtimes_in_one_record(tmp_path):
     out = tmp_path / "out.json"
     names = "onnxruntime,openvino,torch,torchscript"
@@ -85,6 +86,7 @@ def test_smoke_in_a_fresh_process(run, tmp_path):
     assert list(tmp_path.iterdir()) == []  # exports are made and left elsewhere
 
 
+@pytest.mark.export
 def test_a_failing_model_is_reported_and_the_others_go_on(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
     models = ("nosuch", "yolov12n", tmp_path / "broken.pt", tmp_path / "no.onnx", "yolov99n.yaml")
@@ -99,6 +101,7 @@ def test_a_failing_model_is_reported_and_the_others_go_on(tmp_path):
     assert sum("error" in row for row in rows) == 8 - 1 and len(rows) == 9  # no.onnx has one runtime
 
 
+@pytest.mark.export
 def test_wrong_export_gets_no_latency(trained, tmp_path):
     shutil.copy(trained / "small.pt", tmp_path)
     tampered(shutil.copy(trained / "small.onnx", tmp_path), lose_attention)
@@ -111,6 +114,7 @@ def test_wrong_export_gets_no_latency(trained, tmp_path):
     assert done.exit_code == 1 and done.stdout == ""
 
 
+@pytest.mark.export
 def test_exported_file_needs_its_model(trained, tmp_path):
     file = shutil.copy(trained / "small.onnx", tmp_path)
     done = yolov12("bench", file, *fast())
@@ -122,29 +126,34 @@ def test_exported_file_needs_its_model(trained, tmp_path):
     assert done.exit_code == 2 and "small.onnx on openvino: runs on onnxruntime, not on openvino" in done.stderr
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("options", [("--imgsz", 96), ("--batch", 2)])
 def test_size_that_a_file_does_not_take(options, trained):
     done = yolov12("bench", trained / "small.onnx", "--runs", 1, *options)
     assert done.exit_code == 2 and "takes images of 1 x (64, 64), not" in done.stderr
 
 
+@pytest.mark.export
 def test_smoke_takes_a_file_as_it_is(trained):
     done = yolov12("bench", trained / "small.onnx", "yolov12n", "--smoke", "--json")
     assert done.exit_code == 0 and [row["imgsz"] for row in json.loads(done.stdout)["rows"]] == [64, 160]
 
 
+@pytest.mark.slow
 def test_size_that_the_stride_does_not_divide(trained):
     done = yolov12("bench", trained / "small.pt", "--runtime", "torch", "--imgsz", 70, "--runs", 1, "--json")
     assert json.loads(done.stdout)["rows"][0]["imgsz"] == 96
     assert "Warning: small on torch runs at 96 pixels: its stride does not divide 70" in done.stderr
 
 
+@pytest.mark.export
 def test_batch(trained):
     done = yolov12("bench", trained / "small.pt", "--runtime", "onnxruntime,torch", *fast("--batch", 3, "--json"))
     assert done.exit_code == 0, done.output
     assert [row["batch"] for row in json.loads(done.stdout)["rows"]] == [3, 3]
 
 
+@pytest.mark.export
 def test_precision_that_is_run_is_said(trained):
     done = yolov12("bench", trained / "small.pt", "--half", "--runtime", "openvino,torch", *fast("--json"))
     found = {row["runtime"]: row["precision"] for row in json.loads(done.stdout)["rows"]}
@@ -198,6 +207,7 @@ app(['bench', 'yolov12n', 'yolo11n', '--runtime', '{runtime},torch', '--imgsz', 
     assert "yolov12n" in done.stdout and "yolo11n" in done.stdout  # torch goes on
 
 
+@pytest.mark.slow
 def test_stock_is_built_and_exported_without_the_plugin():
     stock, ours = Candidate("yolo12n"), Candidate("yolov12n")
     assert y12.is_registered()
@@ -223,6 +233,7 @@ def test_runtimes_by_default():
     assert list(RUNTIMES) == ["tensorrt", "onnxruntime", "openvino", "torch", "torchscript"]
 
 
+@pytest.mark.slow
 def test_a_session_that_breaks_while_it_is_timed(monkeypatch):
     """It alone has no latency, and the ratios are to the first that has one."""
     execute = Torch.execute
@@ -244,11 +255,13 @@ def test_a_session_that_breaks_while_it_is_timed(monkeypatch):
     assert first["ratio"] == 1 and second["latency"]["median_ms"] > 0 and len(said) == 1
 
 
+@pytest.mark.slow
 def test_models_of_two_sizes_have_no_ratio():
     rows = bench(["yolov12n", "yolov12n-cls"], ["torch"], Protocol(runs=1, warmup=0))["rows"]
     assert [row["imgsz"] for row in rows] == [640, 224] and [row["ratio"] for row in rows] == [1, None]
 
 
+@pytest.mark.export
 @needs("golden")
 def test_comparison_that_shows_little(tmp_path):
     """The checkpoint answers every image alike; of a .pt a livelier copy is exported, of an exported file it is said."""
@@ -320,6 +333,7 @@ entrypoint('yolo export model=small.pt format=onnx imgsz=64')
     assert "latency" not in row and "error" in row
 
 
+@pytest.mark.export
 def test_hook_by_environment_measures_once(trained, tmp_path, monkeypatch):
     """A model keeps the callbacks of its exports."""
     monkeypatch.setenv("YOLO12_BENCH", "1")
@@ -331,6 +345,7 @@ def test_hook_by_environment_measures_once(trained, tmp_path, monkeypatch):
     assert measured == ["small.torchscript"] * 2
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("confident", [True, False])
 def test_hook_with_suppression_within(confident, trained, tmp_path):
     """An exporter leaves such a network as it was traced; what detects nothing shows nothing."""
@@ -350,6 +365,7 @@ def test_hook_with_suppression_within(confident, trained, tmp_path):
     assert row["latency"]["median_ms"] > 0 and row["latency_nms"] is None
 
 
+@pytest.mark.export
 def test_hook_attached_to_a_model(trained, tmp_path):
     shutil.copy(trained / "small.pt", tmp_path)
     model = YOLO(tmp_path / "small.pt")

@@ -87,6 +87,7 @@ def outside_of_the_choice(module, x):
     out.square().sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [block, noisy, frozen, frozen_statistics])
 @pytest.mark.parametrize(
     "run", [one_backward, several_backwards, two_forwards, gradient_penalty, autocast, outside_of_the_choice]
@@ -173,6 +174,7 @@ def test_threads_count_statistics():
     assert made.attn.qkv.bn.num_batches_tracked == 40
 
 
+@pytest.mark.compile
 def test_transforms_and_graphs_are_left_alone():
     made, x = block().eval(), torch.rand(1, 64, 4, 4).double()
     expected = made(x)

@@ -241,6 +241,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(t, b[k]) and t.dtype == b[k].dtype for k, t in a.items())
 
 
+@pytest.mark.slow
 @needs("golden")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_round_trip_is_exact_and_metadata_survive(path, tmp_path):
@@ -459,6 +460,7 @@ def with_attention_in_the_head(scale, path):
     yolo.save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["n", "l", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "smx")])
 def test_a_row_without_the_residual_of_its_scale(tmp_path, scale):
     """At L and X stock's parser would append one, to a row that cannot have it; the files say how it is."""

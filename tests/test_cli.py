@@ -43,6 +43,7 @@ def test_json_is_clean_on_a_fresh_machine(run, tmp_path):
     json.loads(out.stdout)
 
 
+@pytest.mark.process
 def test_unknown_command():
     done = subprocess.run([YOLOV12, "paper", "table99"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
@@ -125,6 +126,7 @@ def test_usage_is_one_line(command, said):
     assert line.startswith("Error: ") and said in line
 
 
+@pytest.mark.process
 def test_json_prints_and_out_writes(tmp_path):
     file = tmp_path / "doctor.json"
     done = yolov12("doctor", "--json", "--out", file)

@@ -660,6 +660,7 @@ def test_scale_of_a_file(talkative, tmp_path):
         assert predict.scale_of(str(tmp_path / f"{other}.pt")) is None
 
 
+@pytest.mark.process
 def test_as_a_command(talkative, small, tmp_path):
     """The table on the standard output, everything else beside it."""
     folder, write = small

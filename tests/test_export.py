@@ -63,6 +63,7 @@ def compare(graph, model, sizes):
         np.testing.assert_allclose(session.run(None, {name: x.numpy()})[0], expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
 @pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
 def test_static_graph(options, dynamo):
@@ -84,6 +85,7 @@ def test_static_graph(options, dynamo):
             assert after.op_type == "MatMul" and after.input[0] == softmax.output[0]
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
 @pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
 def test_dynamic_graph(options, dynamo):

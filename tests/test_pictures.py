@@ -27,7 +27,7 @@ def test_what_cannot_be_written_is_said_before_it_is_drawn(tmp_path, name, says)
 
 def test_a_folder_in_the_way(tmp_path):
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(NotRunnable, match=r"a\.png could not be written: .*; name another --out"):
+    with pytest.raises(NotRunnable, match=r"a\.png could not be written: .*; name another file"):
         write(Figure, tmp_path / "a.png")
 
 

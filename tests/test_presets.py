@@ -201,6 +201,7 @@ class Schedule(DetectionTrainer):
         return np.array(seen).reshape(count, self.BATCHES, groups, 2)
 
 
+@pytest.mark.train
 def test_learning_rate_and_momentum(tmp_path):
     """Of Ultralytics' own loop at 600 epochs: the warm-up, what follows it, and the end (paper, Table 7)."""
 

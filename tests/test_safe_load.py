@@ -144,7 +144,7 @@ CONTENTS = {
         _changed(lambda ckpt: _model(ckpt).register_buffer("a", torch.tensor(torch.nan)) or _rename(ckpt)),
         "_buffers of a DetectionModel",
     ),
-    "odd key": (lambda ckpt: {"a\nb\x1b[31m": 1}, "holds no model (only a?b?[31m)"),
+    "odd key": (lambda ckpt: {"a\nb\x1b[31m": 1}, "holds no model (only a b?[31m)"),
     "YAML that is evaluated": (
         _changed(lambda ckpt: _model(ckpt).yaml.update(activation="__import__('os').getcwd() or nn.SiLU()")),
         "has a YAML that would call __import__",

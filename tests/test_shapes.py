@@ -91,6 +91,7 @@ def test_leftovers_of_a_killed_process_do_not_matter(run, tmp_path):
     assert run(textwrap.dedent(code), YOLO_CONFIG_DIR=str(tmp_path)).stdout.endswith("64\n")
 
 
+@pytest.mark.process
 def test_two_processes_at_once(tmp_path):
     """The second finds the place taken and uses what is there."""
     code = YAML.load(check_yaml("shapes.yaml"))["download"]

@@ -19,6 +19,8 @@ from yolov12_plugin.deploy.runtimes import RUNTIMES
 from yolov12_plugin.deploy.tensorrt import Engine, detailed_layers, layer_precisions, split_metadata
 from yolov12_plugin.errors import NotRunnable
 
+pytestmark = pytest.mark.export  # the networks that its engines hold
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):

@@ -60,6 +60,7 @@ def test_quoted_metadata(names):
     assert ast.literal_eval(parse(f"name: {quote(repr(names))}".encode()).name) == names
 
 
+@pytest.mark.export
 def test_configuration(exported):
     assert files(exported) == ["1/model.onnx", "config.pbtxt"]
     config = parse((exported / "config.pbtxt").read_bytes())
@@ -162,6 +163,7 @@ def same(actual, expected):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.export
 def test_client(exported, serve):
     """Ultralytics' client: an image, images of one shape and of several, all in one request, and too many."""
     url, shapes = serve(exported)
@@ -213,6 +215,7 @@ def test_tasks(yaml, options, tmp_path, serve):
     assert shapes[-1][0] == 2
 
 
+@pytest.mark.export
 def test_what_an_exported_file_says(model, exported, tmp_path):
     """Served as it is; the client is told where its sides are fixed, and what has no batch axis is refused."""
     import onnx
@@ -280,6 +283,7 @@ def test_engine(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best v1.2.engine", "best_v1_2"]
 
 
+@pytest.mark.export
 def test_versions(exported, tmp_path, monkeypatch):
     """A name that is taken is kept, or gets its next version; where writing fails, all is as it was."""
     source = exported / "1/model.onnx"
@@ -312,6 +316,7 @@ def test_names_that_the_client_would_misread(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.export
 def test_refusals(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
@@ -337,6 +342,7 @@ def test_refusals(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged.pt", "file"]
 
 
+@pytest.mark.export
 def test_a_model_is_left_as_it_was(model, exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     weights = tmp_path / "my best.pt"

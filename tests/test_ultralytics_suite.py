@@ -41,6 +41,7 @@ def test_the_last_line_of_a_test_is_its_result(tmp_path):
     assert {test: result["outcome"] for test, result in read(file).items()} == {"a": "passed", "b": "failed"}
 
 
+@pytest.mark.process
 def test_a_process_in_which_nothing_begins_or_ends_is_killed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     assert await_end(process, tmp_path / "results.jsonl", 0.1) == -1

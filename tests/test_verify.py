@@ -52,6 +52,7 @@ def export(models, tmp_path):
     return export
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", ["yolov12n", "yolov12n-seg"])
 def test_export_passes(name, format, models, export):
@@ -63,6 +64,7 @@ def test_export_passes(name, format, models, export):
     json.dumps(checked.record(), allow_nan=False)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize(
     "name", ["yolov12n-cls", "yolov12n-pose", "yolov12n-obb", "yolov12n-turbo", "yolov8n", "yolov10n", "yolo11n-seg"]
 )
@@ -81,12 +83,14 @@ def test_decoder_s_detections_are_compared_in_any_order(models, export):
     assert not y12.verify_export(models("rtdetr-l", 1), file)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("options", [{"dynamic": True}, {"batch": 3}, {"imgsz": (96, 160)}, {"simplify": False}])
 def test_sizes_and_batches(options, models, export):
     checked = y12.verify_export(models("yolov12n"), export("yolov12n", **options), imgsz=IMGSZ)
     assert checked and checked.detections, checked
 
 
+@pytest.mark.export
 def test_selecting_head_exported_either_way(models, export):
     for nms in (False, None):
         try:
@@ -96,6 +100,7 @@ def test_selecting_head_exported_either_way(models, export):
         assert (checked := y12.verify_export(models("yolov10n"), file)), checked
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", ["yolov12n", "yolov12n-seg", "yolov12n-pose", "yolov12n-obb"])
 def test_suppression_within_the_file(name, models, tmp_path):
     model, other = models(name), models(name, 1)
@@ -125,12 +130,14 @@ def test_one_detection_that_is_not_found_again():
     assert result.diverging == "output0 (detections): 0 of 1 detections matched at IoU 0.95, int8 needs 1"
 
 
+@pytest.mark.export
 def test_another_classifier_at_a_coarse_precision(models, export):
     file = export("yolov12n-cls")
     assert y12.verify_export(models("yolov12n-cls"), file, precision="int8")
     assert not y12.verify_export(models("yolov12n-cls", 1), file, precision="int8")
 
 
+@pytest.mark.export
 def test_suppression_at_another_confidence(models, tmp_path):
     model = models("yolov12n")
     for conv in model.model.model[-1].cv3:
@@ -150,6 +157,7 @@ def test_suppression_at_another_confidence(models, tmp_path):
     assert not checked and checked.matched <= 6 < checked.detections, checked
 
 
+@pytest.mark.export
 def test_openvino_with_half_its_weights(models, export):
     """The weights are FP16, whatever a processor computes in."""
     pytest.importorskip("openvino")
@@ -158,6 +166,7 @@ def test_openvino_with_half_its_weights(models, export):
     assert checked and checked.precision == "fp16", checked
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb"])
 def test_heads_with_both_branches(name, models, export):
     if tuple(int(n) for n in ultralytics.__version__.split(".")[:2]) < (8, 4):
@@ -199,6 +208,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_found(damage, models, export):
     checked = y12.verify_export(models("yolov12n"), tampered(export("yolov12n"), DAMAGE[damage]))
@@ -207,6 +217,7 @@ def test_damage_is_found(damage, models, export):
     json.dumps(checked.record(), allow_nan=False)
 
 
+@pytest.mark.export
 def test_second_output_is_named(models, export):
     def other_prototypes(graph):
         initializer(graph, "model.21.proto.cv3.conv.weight", lambda w: w[::-1])
@@ -215,6 +226,7 @@ def test_second_output_is_named(models, export):
     assert checked.diverging.startswith("output1 differs by")
 
 
+@pytest.mark.export
 def test_other_classes_and_outputs(models, export, tmp_path):
     """Another number of classes, and another task, are not the model's outputs."""
     data = yaml.safe_load((names.CFG / "models/yolov12.yaml").read_text()) | {"nc": 3}
@@ -227,6 +239,7 @@ def test_other_classes_and_outputs(models, export, tmp_path):
     assert "1 outputs (output0) instead of 2" in checked.diverging
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["yolov12n", "yolo11n"])
 def test_limits_of_precisions_hold_and_do_not_pass_lost_attention(precision, name, models):
@@ -275,6 +288,7 @@ def test_noise_passes_and_error_does_not(noise, large, where, seed):
 NET = {}
 
 
+@pytest.mark.export
 def test_model_that_answers_every_image_alike(tmp_path):
     model = YOLO("yolov12n.yaml")
     model.model.pt_path = str(tmp_path / "x.pt")
@@ -282,6 +296,7 @@ def test_model_that_answers_every_image_alike(tmp_path):
     assert checked and "hardly depends on the image" in checked.note and "is the model trained?" in str(checked)
 
 
+@pytest.mark.export
 @needs("golden")
 def test_golden_checkpoints_are_told_apart(tmp_path):
     files = {}
@@ -307,6 +322,7 @@ def test_what_is_not_there(models, tmp_path):
         y12.verify_export(model, tmp_path / "x_openvino_model")
 
 
+@pytest.mark.export
 def test_images_and_precisions_that_are_not_there(models, export, tmp_path):
     file = export("yolov12n")
     with pytest.raises(FileNotFoundError, match=r"no\.jpg is no image"):
@@ -315,6 +331,7 @@ def test_images_and_precisions_that_are_not_there(models, export, tmp_path):
         y12.verify_export(models("yolov12n"), file, precision="fp12")
 
 
+@pytest.mark.export
 def test_session_pads_the_last_batch(export):
     session = open_artefact(Path(export("yolov12n", batch=4)), Options())
     images = read_images((IMGSZ, IMGSZ))

@@ -45,7 +45,7 @@ app = typer.Typer(cls=Paper, help="The paper's tables and figures beside this bu
 Every = Annotated[bool, typer.Option("--all", help="All detectors of the paper, not only YOLOv12.")]
 Records = Annotated[
     list[Path] | None,
-    typer.Option("--results", metavar="FILE...", help="Of `yolov12 bench --json`, or folders of them: latencies."),
+    typer.Option("--results", metavar="FILE...", help="Of `yolov12 bench --out`, or folders of them: latencies."),
 ]
 MoreRecords = Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)]  # --results takes one file
 Measure = Annotated[bool, typer.Option("--measure", help="Measure ratios of latencies here, by PyTorch.")]
@@ -142,7 +142,7 @@ def list_all(context: typer.Context) -> "list[View]":
     columns = {"command": "Command", "about": "What", "here": "Made or measured here", "coco": "Needs COCO"}
     notes = [
         "Needs COCO: training on it, by the commands that each table prints.",
-        "Latency: by --measure in PyTorch, by --results of what `yolov12 bench yolov12n yolo11n --json FILE` measured.",
+        "Latency: by --measure in PyTorch, by --results of what `yolov12 bench yolov12n yolo11n --out FILE` measured.",
         f"NAME is one of {', '.join(ABLATIONS)}.",
     ]
     return [View("The paper's tables and figures", columns, rows, notes)]

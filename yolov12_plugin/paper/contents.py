@@ -27,7 +27,7 @@ COMPARISONS = {  # title, columns and notes of the rows that `tables` has by the
         {"model": "Model", **FLOPS, **PARAMETERS, **APS, **LATENCY, **MEASURED},
         (
             AP_HERE,
-            f"Latency, on a T4: `yolov12 bench {OURS} --runtime tensorrt --half --json t4.json`, then `yolov12 paper "
+            f"Latency, on a T4: `yolov12 bench {OURS} --runtime tensorrt --half --out t4.json`, then `yolov12 paper "
             "table1 --results t4.json`.",
         ),
     ),
@@ -44,7 +44,7 @@ COMPARISONS = {  # title, columns and notes of the rows that `tables` has by the
             **MEASURED,
         },
         (
-            f"Latency, on a GPU: `yolov12 bench {OURS} --runtime tensorrt --json fp32.json`, again with `--half --json "
+            f"Latency, on a GPU: `yolov12 bench {OURS} --runtime tensorrt --out fp32.json`, again with `--half --out "
             "fp16.json`, then `yolov12 paper table4 --results fp32.json fp16.json`.",
         ),
     ),
@@ -53,7 +53,7 @@ COMPARISONS = {  # title, columns and notes of the rows that `tables` has by the
         {"model": "Model", "ap_paper": "AP", **LATENCY, **FLOPS, **MEASURED},
         (
             AP_HERE,
-            f"Latency, on a T4: `yolov12 bench {OURS} --runtime tensorrt --half --json t4.json`, then `yolov12 paper "
+            f"Latency, on a T4: `yolov12 bench {OURS} --runtime tensorrt --half --out t4.json`, then `yolov12 paper "
             "figure1 --results t4.json`.",
         ),
     ),
@@ -62,7 +62,7 @@ COMPARISONS = {  # title, columns and notes of the rows that `tables` has by the
         {"model": "Model", "ap_paper": "AP", **PARAMETERS, **LATENCY, "latency_ms_paper": "i7-10700K (ms)", **MEASURED},
         (
             AP_HERE,
-            f"Latency: `yolov12 bench {OURS} --runtime onnxruntime --json cpu.json`, then `yolov12 paper figure4 "
+            f"Latency: `yolov12 bench {OURS} --runtime onnxruntime --out cpu.json`, then `yolov12 paper figure4 "
             "--results cpu.json`. The paper prints its own in Table 3, of N, S and X.",
         ),
     ),

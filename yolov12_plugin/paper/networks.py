@@ -68,7 +68,7 @@ class Measurement:
             NotRunnable: the device is not there, or the networks do not take such an image.
         """
         if imgsz % 32:
-            raise NotRunnable(f"--imgsz {imgsz} is no multiple of 32, the networks' stride: {imgsz // 32 * 32 + 32}")
+            raise NotRunnable(f"imgsz={imgsz} is no multiple of 32, the networks' stride: {imgsz // 32 * 32 + 32}")
         return cls(imgsz, rounds, str(pick_options(device, None, cuda_graph=False, compile=False).device))
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ GPUS = ("rtx3080", "a5000", "a6000")
 
 
 def read_all(paths: Iterable[Path]) -> list[Results]:
-    """Records of `yolov12 bench --json`: files, and those in folders.
+    """Records of `yolov12 bench --out`: files, and those in folders.
 
     Raises:
         NotRunnable: one of them is not there, or is none.
@@ -28,7 +28,7 @@ def read_all(paths: Iterable[Path]) -> list[Results]:
     paths = list(paths)
     for path in paths:
         if not path.exists():
-            raise NotRunnable(f"{path} is not there: --results takes what `yolov12 bench --json` wrote")
+            raise NotRunnable(f"{path} is not there: it must be what `yolov12 bench --out` wrote")
     try:
         return [run for path in paths for run in (results_in(path) if path.is_dir() else [read_results(path)])]
     except ResultsError as e:
@@ -97,7 +97,7 @@ def table4(results: Sequence[Results] = (), *, every: bool = True) -> list[dict[
                 "ratio": None,
                 "latency_ms": pairs.get(name, {}),
                 "latency_ratio": {s: over_base[s][name] for s in setups if name in over_base.get(s, {})},
-                "bench": [f"{bench(name)} --json fp32.json", f"{bench(name)} --half --json fp16.json"],
+                "bench": [f"{bench(name)} --out fp32.json", f"{bench(name)} --half --out fp16.json"],
             }
         )
     return table
@@ -148,7 +148,7 @@ def commands(name: str | None, in_paper: bool = True) -> dict[str, str | None]:
     return {
         "train": train_command(name) if name and name in OURS else None,
         "evaluate": evaluate(name),
-        "bench": f"{bench(name)} --half --json t4.json",
+        "bench": f"{bench(name)} --half --out t4.json",
     }
 
 
@@ -173,7 +173,7 @@ def figure4(results: Sequence[Results] = (), *, every: bool = True) -> list[dict
     table = table1(on(results, cpu=True), every=every)
     for row in table:
         latency = cpu.get(row["name"])
-        command = row["bench"] and f"{bench(row['name'], 'onnxruntime')} --json cpu.json"
+        command = row["bench"] and f"{bench(row['name'], 'onnxruntime')} --out cpu.json"
         row |= {"latency_ms_paper": latency, "ratio_paper": over(latency, cpu[BASE]), "bench": command}
     return table
 
