@@ -388,8 +388,8 @@ def test_a_name_like_none():
     [
         (["table1", "--json", "--markdown"], "the output has one form: name --json or --markdown"),
         (["table7", "--markdown", "--json"], "the output has one form: name --json or --markdown"),
-        (["table1", "--results", "no.json"], "no.json is not there: --results takes what `yolov12 bench --json` wrote"),
-        (["table4", "table1"], "table1 is not there: --results takes"),
+        (["table1", "--results", "no.json"], "no.json is not there: it must be what `yolov12 bench --out` wrote"),
+        (["table4", "table1"], "table1 is not there: it must be"),
         (["figure1", "--out", "a.gif"], "a.gif is no picture that can be drawn: name a file ending in .png"),
         (["figure4", "--out", "no/a.png"], "no is no folder"),
         (["figure2", "--out", "a.txt"], "a.txt is no picture"),
