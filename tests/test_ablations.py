@@ -167,6 +167,7 @@ def test_yaml_is_the_model_and_a_section(file):
     assert len({i for i, row in enumerate(varied["backbone"] + varied["head"]) if row[2] == "A2C2f"}) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", "smx")
 @pytest.mark.parametrize("stem", ["elan-residual", "linear-ln", "plain", "no-stage1", "no-stage4", "rpe", "no-area"])
 def test_other_scales_build(scale, stem):
@@ -255,6 +256,7 @@ CHECKPOINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_checkpoint(name, tmp_path):
     """Saved and read, also as data alone, an ablation keeps its structure, which is told; stock cannot have it."""

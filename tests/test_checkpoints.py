@@ -200,6 +200,7 @@ DESCRIBED = {  # release, task, scale, width, nc, parameters, residual, MLP rati
 }
 
 
+@pytest.mark.slow
 @needs("golden")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_what_doctor_says(path, monkeypatch):

@@ -151,6 +151,7 @@ def shapes(model):
     return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_tensors_say_what_the_yaml_does_not(name):
     model = YOLO(f"{name}.yaml", verbose=False).model

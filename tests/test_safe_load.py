@@ -205,6 +205,7 @@ def test_bytes(case, good, tmp_path):
     refused(path, tmp_path, word)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONTENTS)
 def test_contents(case, good, tmp_path):
     make, word = CONTENTS[case]
@@ -251,6 +252,7 @@ HIDDEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HIDDEN)
 def test_no_attribute_hides_a_method(case, good, tmp_path):
     hide, word = HIDDEN[case]

@@ -255,6 +255,7 @@ def test_limits_of_precisions_hold_and_do_not_pass_lost_attention(precision, nam
         assert not verify(net, half, images, precision)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     noise=st.floats(0, 1e-5),
