@@ -14,6 +14,7 @@ from conftest import SHARED, needs, yolov12
 from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
 
+import yolov12_plugin as y12
 from yolov12_plugin.checkpoints import convert as checkpoints
 from yolov12_plugin.checkpoints.complete import OLD_GROUPS
 from yolov12_plugin.checkpoints.convert import convert
@@ -541,3 +542,53 @@ def test_public_name():
     import yolov12_plugin as y12
 
     assert y12.convert is convert
+
+
+ODD = {
+    "no yaml": lambda ckpt: delattr(ckpt["model"], "yaml"),
+    "yaml is text": lambda ckpt: setattr(ckpt["model"], "yaml", "yolov12n.yaml"),
+    "rows that are none": lambda ckpt: ckpt["model"].yaml.update(head=[None, 3, "row"]),
+    "groups that are none": lambda ckpt: ckpt.update(optimizer={"state": {}}),
+    "a list of groups": lambda ckpt: ckpt.update(optimizer=[1, 2, 3]),
+    "groups of numbers": lambda ckpt: ckpt.update(optimizer={"param_groups": [1, 2, 3]}),
+    "arguments that are none": lambda ckpt: ckpt.update(optimizer={"param_groups": [{}] * 3}, train_args=[1]),
+    "no block": lambda ckpt: ckpt["model"].model[6].m.__delitem__(0),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_stock_loads_is_loaded(odd, tmp_path, stock):
+    """Whatever a checkpoint says of itself, completing it is no reason to fail."""
+    from ultralytics.nn import tasks
+
+    ckpt = {"model": YOLO("yolo12n.yaml").model, "train_args": {}, "epoch": -1}
+    ODD[odd](ckpt)
+    torch.save(ckpt, tmp_path / "odd.pt")
+    theirs, _ = tasks.torch_safe_load(tmp_path / "odd.pt")
+    assert y12.register()
+    ours, _ = tasks.torch_safe_load(tmp_path / "odd.pt")
+    assert ours.keys() == theirs.keys() and type(ours["model"]).__name__ == type(theirs["model"]).__name__
+
+
+def test_a_difference_that_is_no_number_is_one(tmp_path, monkeypatch):
+    YOLO("yolov12n-turbo.yaml").save(tmp_path / "a.pt")
+    real, calls = checkpoints.outputs, []
+
+    def outputs(model, path):
+        calls.append(path)
+        found = real(model, path)
+        return [t * float("nan") for t in found] if len(calls) == 2 else found
+
+    monkeypatch.setattr(checkpoints, "outputs", outputs)
+    with pytest.raises(CheckpointError, match="an output would differ by nan"):
+        y12.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="stock")
+    assert not (tmp_path / "b.pt").exists()
+
+
+def test_another_checkpoint_is_replaced_by_force_alone(tmp_path):
+    YOLO("yolov12n-turbo.yaml").save(tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(b"another")
+    done = yolov12("convert", tmp_path / "a.pt", tmp_path / "b.pt", "--to", "stock")
+    assert done.exit_code == 2 and "b.pt is there already: give another name, or --force" in done.stderr
+    assert (tmp_path / "b.pt").read_bytes() == b"another"
+    assert yolov12("convert", tmp_path / "a.pt", tmp_path / "b.pt", "--to", "stock", "--force").exit_code == 0

@@ -669,3 +669,14 @@ def test_as_a_command(talkative, small, tmp_path):
         cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)["detections"] > 0
+
+
+def test_links_that_lead_back_end(tmp_path):
+    """Each file once, although a link leads to the folder above it, and two lead to each other's."""
+    for name in "a", "b":
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / f"{name}.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    (tmp_path / "a/beside").symlink_to(tmp_path / "b")
+    (tmp_path / "b/beside").symlink_to(tmp_path / "a")
+    assert sorted(path.name for path in ground_truth.images_in([tmp_path])) == ["a.png", "b.png"]

@@ -571,3 +571,20 @@ def test_guard_travels_to_the_processes_of_ddp():
     y12.TrainingGuard().attach(model)
     back = cloudpickle.loads(cloudpickle.dumps(model.callbacks["on_train_batch_end"]))
     assert type(back[-1].__self__) is y12.TrainingGuard
+
+
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_a_training_that_raises_leaves_no_hook(tmp_path, error):
+    """Of an exception Ultralytics 8.3 calls nobody back."""
+    from torch.nn.modules import module
+
+    def fails(trainer):
+        assert module._global_forward_hooks
+        raise error
+
+    model = Model("yolov12n.yaml")
+    y12.TrainingGuard().attach(model)
+    model.add_callback("on_train_epoch_end", fails)
+    with pytest.raises(type(error)):
+        model.train(**TINY, epochs=1, project=str(tmp_path), name="run")
+    assert not module._global_forward_hooks

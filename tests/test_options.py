@@ -4,10 +4,12 @@ import pytest
 import torch
 import yaml
 from ultralytics import YOLO
+from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 import yolov12_plugin as y12
 from yolov12_plugin.names import CFG
+from yolov12_plugin.nn.options import Row, all_taken, read_section
 
 
 def model(scale="n", rows=None, **section):
@@ -260,3 +262,32 @@ def test_models_rebuild_with_their_options():
     again = DetectionModel(copy.deepcopy(net.yaml), nc=3, verbose=False)
     assert {a.pe.conv.kernel_size for a in attentions(again)} == {(3, 3)}
     assert yaml.safe_load(yaml.safe_dump(net.yaml["a2c2f"])) == {"pe_kernel": 3, "residual": 0.2}
+
+
+@pytest.mark.parametrize("way", ["int", "json", "literal"])
+def test_options_that_are_lost_on_the_way_are_an_error(monkeypatch, way):
+    """Another plugin's parser that makes the rows anew would build another model without a word."""
+    import ast
+    import json
+
+    stock = tasks.parse_model
+    anew = {
+        "int": lambda d: {
+            **d,
+            "backbone": [[*row[:3], [int(a) if type(a) is Row else a for a in row[3]]] for row in d["backbone"]],
+        },
+        "json": lambda d: d | json.loads(json.dumps({part: d[part] for part in ("backbone", "head")})),
+        "literal": lambda d: d | {part: ast.literal_eval(str(d[part])) for part in ("backbone", "head")},
+    }[way]
+    inner = stock.__wrapped__
+    d = read_section(shipped(), y12.A2C2f)
+    with pytest.raises(ValueError, match=r"layer \d+ \(A2C2f\): its options did not reach the block"), all_taken(d):
+        inner(anew(d), 3, verbose=False)
+    with all_taken(d := read_section(shipped(), y12.A2C2f)):  # the parser changes what it is given
+        inner(d, 3, verbose=False)
+
+
+def shipped():
+    from yolov12_plugin.paper.networks import shipped
+
+    return shipped("yolov12n") | {"a2c2f": {"pe_kernel": 5}}

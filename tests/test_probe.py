@@ -426,3 +426,11 @@ def test_the_grey_of_a_grey_network():
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     x, _ = prepare(stub(channels=1), image, 64)
     assert (x[0, 0] * 255).round().numpy().astype(np.uint8).tolist() == cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).tolist()
+
+
+def test_the_caller_s_random_numbers_go_on():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    probe_of("yolov12n")
+    assert torch.equal(torch.rand(3), expected)

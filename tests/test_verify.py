@@ -346,3 +346,20 @@ def test_limits_grow_with_coarseness():
     values = list(LIMITS.values())
     for a, b in pairwise(values):
         assert a.box_px <= b.box_px and a.score <= b.score and a.relative <= b.relative and a.matched >= b.matched
+
+
+@pytest.mark.export
+def test_threads_of_the_caller_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = YOLO("yolov12n.yaml", verbose=False)
+    file = model.export(format="torchscript", imgsz=64, verbose=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        y12.verify_export(model, file)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError):
+            y12.verify_export(model, file, precision="fp12")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -44,7 +44,7 @@ from yolov12_plugin.benchmark.timing import interleave, ratios, summary
 from yolov12_plugin.deploy.runtimes import RUNTIMES, Runtime, open_artefact, runtime_of
 from yolov12_plugin.deploy.runtimes.engine import TensorRT
 from yolov12_plugin.deploy.runtimes.pytorch import Torch, exportable
-from yolov12_plugin.deploy.runtimes.session import Options, Session, cores
+from yolov12_plugin.deploy.runtimes.session import Options, Session, cores, same_threads
 from yolov12_plugin.deploy.tensorrt import detailed_layers
 from yolov12_plugin.deploy.verify import (
     SUPPRESSION,
@@ -342,6 +342,7 @@ def record(
     }
 
 
+@same_threads()
 def bench(
     models: Sequence[str],
     runtimes: Sequence[str],

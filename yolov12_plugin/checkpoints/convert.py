@@ -35,7 +35,7 @@ def convert(
         to: "stock" for one qkv convolution, a 7x7 perceiver without a bias, and a YAML from which Ultralytics' own
             parser builds the same structure, so that it predicts and trains where the plugin is absent; "plugin" for
             the tensors as they are, and a YAML that describes them.
-        force: replace `src` where `dst` is the same file.
+        force: replace `dst` where it is there.
         trust: execute what `src` carries.
 
     Returns:
@@ -63,13 +63,15 @@ def convert(
     if dst.is_dir() or not dst.parent.is_dir():
         raise CheckpointError(f"{dst} cannot be written: " + ("it is a folder" if dst.is_dir() else "make its folder"))
     if not force and dst.exists() and src.exists() and dst.samefile(src):
-        raise CheckpointError(f"{dst} is the source: give another name, or --force (force=True) to replace it")
+        raise CheckpointError(f"{dst} is the source: give another name, or force=True to replace it")
     if pkgutil.resolve_name(f"{CHECKPOINT_MODULE}:AAttn") is not AAttn:  # nothing of ours could be pickled
         raise CheckpointError("the plugin is not registered: unset YOLO12_PLUGIN, or call yolov12_plugin.register()")
 
     ckpt = read(src, trust)
     models: list[Any] = models_of(ckpt)
     before = [(outputs(model, src), _parameters(model)) for model in models]
+    if not force and dst.exists():
+        raise CheckpointError(f"{dst} is there already: give another name, or force=True to replace it")
     changes: list[str] = []
     named: list[str] = []
     for model in models:
@@ -91,9 +93,9 @@ def convert(
     for model, (expected, _) in zip(models, before):
         for is_now, was in zip(outputs(model, src), expected):
             off = (is_now - was).abs().max().item()
-            if off > 1e-4 * was.abs().max().item():
+            if not off <= 1e-4 * was.abs().max().item():  # a NaN is none
                 raise CheckpointError(f"{src} is not converted: an output would differ by {off:.1e}; please report it")
-        difference = max(difference, off)
+            difference = max(difference, off)
     with whole(src):
         done = {"file": str(dst), **describe(models[0], ckpt), "changes": list(dict.fromkeys(changes))}
     try:

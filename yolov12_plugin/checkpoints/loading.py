@@ -2,7 +2,12 @@
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable
+
+from yolov12_plugin.errors import first_line
+
+LOGGER = logging.getLogger("yolov12_plugin")
 
 
 def read_checkpoint(stock: Callable) -> Callable:
@@ -15,7 +20,10 @@ def read_checkpoint(stock: Callable) -> Callable:
         from yolov12_plugin.checkpoints.weights import find
 
         ckpt, file = stock(find(weight), *args, **kwargs)
-        complete(ckpt)
+        try:
+            complete(ckpt)
+        except Exception as e:  # stock manages with it as it is
+            LOGGER.warning("yolov12-plugin: %s is loaded as it is: %s: %s", file, type(e).__name__, first_line(e))
         return ckpt, file
 
     return torch_safe_load
@@ -32,7 +40,13 @@ def load_other_layouts(stock: Callable) -> Callable:
         source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
         if not (attention_blocks(self) and hasattr(source, "model")):
             return stock(self, weights, verbose)
-        source, changes = transfer(source, self)
+        try:
+            source, changes = transfer(source, self)
+        except ValueError:  # it cannot be loaded, and says by what command it trains
+            raise
+        except Exception as e:
+            LOGGER.warning("yolov12-plugin: weights are loaded as by stock: %s: %s", type(e).__name__, first_line(e))
+            return stock(self, weights, verbose)
         with reported(source, self, changes) if verbose else contextlib.nullcontext():
             stock(self, source, verbose=False)
 

@@ -25,7 +25,7 @@ def convert(
     src: Annotated[str, typer.Argument(help="A .pt file, or a name as yolov12n-turbo.pt.")],
     dst: Annotated[str, typer.Argument(help="The .pt file to write.")],
     to: Annotated[Form, typer.Option(help="What shall run it: Ultralytics without the plugin, or with it.")],
-    force: Annotated[bool, typer.Option("--force", help="DST may be SRC.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace DST where it is there; it may be SRC.")] = False,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:

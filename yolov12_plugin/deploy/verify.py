@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from yolov12_plugin.deploy.runtimes import open_artefact
 from yolov12_plugin.deploy.runtimes.pytorch import exportable
-from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, literal
+from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, literal, same_threads
 from yolov12_plugin.nets import channels, is_classifier, is_dense, is_detector, is_rotated
 
 CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
@@ -87,6 +87,7 @@ class Verification:
         return {"passed": self.passed, **asdict(self), **values}
 
 
+@same_threads()
 def verify_export(
     model: Any,
     artefact: str | Path,

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -224,8 +224,7 @@ def images_in(places: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = (Path(folder) / name for folder, _, names in os.walk(place, followlinks=True) for name in names)
-            found += [path for path in inside if path.suffix[1:].lower() in IMG_FORMATS]
+            found += [path for path in files_in(place) if path.suffix[1:].lower() in IMG_FORMATS]
         elif place.is_file() and place.suffix == ".txt":
             lines = place.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             listed_paths = [Path(line.strip()) for line in lines if line.strip()]
@@ -236,6 +235,17 @@ def images_in(places: Iterable[Path]) -> list[Path]:
     if not found:
         raise NotRunnable(f"there are no images in {listed(places)}")
     return found
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Files within a folder, through links too; of folders that links lead to again, once."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(here) / name for name in names)
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -132,9 +132,10 @@ def load_model(path: Path) -> Any:
     """
     if path.is_dir() or path.suffix not in ("", *KINDS):
         raise NotRunnable(f"{path} shows no layers: name a .pt or .yaml, or a model as yolov12n")
-    torch.manual_seed(0)
     try:
-        yolo = load(path if path.suffix else path.with_suffix(".yaml"))
+        with torch.random.fork_rng():  # a network from a YAML is the same in each run, and the caller's numbers go on
+            torch.manual_seed(0)
+            yolo = load(path if path.suffix else path.with_suffix(".yaml"))
     except (NotRunnable, CheckpointError):
         raise
     except Exception as e:  # of Ultralytics or PyTorch, in many classes and lines

@@ -13,7 +13,7 @@ from ultralytics.nn.modules.conv import Conv
 from yolov12_plugin.nn.attention import area_attention, offsets, position_encoding
 from yolov12_plugin.nn.checkpointing import checkpointed
 from yolov12_plugin.nn.layers import layer, on_maps, plain
-from yolov12_plugin.nn.options import check, from_yaml, read_section
+from yolov12_plugin.nn.options import all_taken, check, from_yaml, read_section
 
 HEAD_DIM = 32
 
@@ -410,6 +410,8 @@ def read_a2c2f_section(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return stock(read_section(d, A2C2f), *args, **kwargs)
+        d = read_section(d, A2C2f)
+        with all_taken(d):
+            return stock(d, *args, **kwargs)
 
     return parse_model

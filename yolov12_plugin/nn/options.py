@@ -4,7 +4,9 @@ import ast
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any, ParamSpec
 
@@ -58,6 +60,9 @@ def check(**options: Any) -> None:
             raise ValueError(f"{key}={value!r} must be {must_be}")
 
 
+taken: ContextVar[set[str] | None] = ContextVar("taken", default=None)  # the rows whose options reached a block
+
+
 class Row(int):
     """The `area` argument of a YAML row, which carries the row's options through Ultralytics' parser."""
 
@@ -81,6 +86,8 @@ def from_yaml(init: Callable[P, None]) -> Callable[P, None]:
         row = bound.arguments.get("area")
         if not isinstance(row, Row):
             return init(*args, **kwargs)
+        if (rows := taken.get()) is not None:
+            rows.add(row.where)
         given = bound.arguments
         if given["c1"] != given["c2"]:
             given.pop("residual", None)  # the parser's, at scales L and X: there is none across other channels
@@ -146,6 +153,26 @@ def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
             row.where, row.options = f"{source}, layer {layer} ({name})", carried
             rows[i] = [source_layer, repeats, name, [own.get("c2"), own.get("a2", True), row]]
     return {**d, **read}
+
+
+@contextmanager
+def all_taken(d: dict[str, Any]) -> Iterator[None]:
+    """Build the blocks of `d` within, as `read_section` made it.
+
+    Raises:
+        ValueError: the options of a row got lost on the way, so that the block is another than the YAML's.
+    """
+    rows = [arg for part in ("backbone", "head") for row in d[part] for arg in row[3] if isinstance(arg, Row)]
+    token = taken.set(set())
+    try:
+        yield
+        if lost := [row.where for row in rows if row.where not in (taken.get() or ())]:
+            raise ValueError(
+                f"{lost[0]}: its options did not reach the block, as something else that changes Ultralytics' parser "
+                "makes a row's arguments anew: leave that out"
+            )
+    finally:
+        taken.reset(token)
 
 
 def built(

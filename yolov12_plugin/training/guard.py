@@ -295,6 +295,23 @@ def drop_rows(csv: Path, after: int) -> None:
     write_text(csv, "".join([*lines[:1], *rows.values()]))
 
 
+def hold(trainer: Any) -> None:
+    """Have a trainer's guards let go of it however it ends: of an exception, Ultralytics 8.3 calls nobody back."""
+    callbacks = trainer.callbacks.get("on_pretrain_routine_end", ()) if hasattr(trainer, "optimizer_step") else ()
+    guards = [c.__self__ for c in callbacks if isinstance(getattr(c, "__self__", None), TrainingGuard)]
+    if not guards:
+        return
+
+    def held() -> Any:
+        try:
+            return train()
+        finally:
+            for guard in guards:
+                guard.teardown(trainer)
+
+    train, trainer.train = trainer.train, held
+
+
 def add_guard(stock: Callable[[], Any]) -> Callable[[], Any]:
     """Give models and trainers the guard where YOLO12_GUARD asks for it, in every process of a training."""
 
