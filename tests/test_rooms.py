@@ -70,3 +70,12 @@ def test_an_arrow_up_would_be_seen():
         "yolov12_plugin.cli.common",
     ]
     assert floor("yolov12_plugin.nn.modules") < floor("yolov12_plugin.cli.bench")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("yolov12_plugin.cli")])
+def test_errors_below_the_commands_know_no_flags(module):
+    """They name arguments, as imgsz=33; a whole command may be named."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        for text in ast.walk(node) if isinstance(node, ast.Raise) else ():
+            if isinstance(text, ast.Constant) and isinstance(text.value, str) and "`yolov12 " not in text.value:
+                assert not re.search(r"(?<![\w-])--[a-z]", text.value), text.value
