@@ -146,7 +146,9 @@ def test_activation_between_two_layers(monkeypatch):
     from yolov12_plugin.nn import modules
 
     computed = modules.area_attention
-    monkeypatch.setattr(modules, "area_attention", lambda *args: (computed(*args)[0] * torch.nan, computed(*args)[1]))
+    monkeypatch.setattr(
+        modules, "area_attention", lambda *a, **k: (computed(*a, **k)[0] * torch.nan, computed(*a, **k)[1])
+    )
     trainer, batch = step()
     assert first_nonfinite(trainer, batch) == ("activation", "model.6.m.0.0.attn (AAttn)")
 

@@ -488,7 +488,7 @@ def test_a_disk_that_is_full(good, tmp_path, run):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))\n"
         "app(sys.argv[1:])"
     )
-    done = run([sys.executable, "-c", code, "convert", good, dst, "--to", "stock"], check=False)
+    done = run([sys.executable, "-c", code, "convert", good, dst, "--to", "stock", "--force"], check=False)
     assert done.returncode == 2 and "cannot be written" in done.stderr and len(done.stderr.splitlines()) == 1
     assert dst.read_bytes() == b"as it was" and [p.name for p in tmp_path.iterdir()] == ["dst.pt"]
 

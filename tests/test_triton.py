@@ -288,7 +288,7 @@ def test_versions(exported, tmp_path, monkeypatch):
     """A name that is taken is kept, or gets its next version; where writing fails, all is as it was."""
     source = exported / "1/model.onnx"
     folder = export_triton(source, tmp_path, name="a", max_batch=1)
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="force=True"):
         export_triton(source, tmp_path, name="a")
     assert export_triton(source, tmp_path, name="a", max_batch=2, force=True) == folder
     assert files(tmp_path) == ["a/1/model.onnx", "a/2/model.onnx", "a/config.pbtxt"]

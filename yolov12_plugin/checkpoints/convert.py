@@ -70,8 +70,6 @@ def convert(
     ckpt = read(src, trust)
     models: list[Any] = models_of(ckpt)
     before = [(outputs(model, src), _parameters(model)) for model in models]
-    if not force and dst.exists():
-        raise CheckpointError(f"{dst} is there already: give another name, or force=True to replace it")
     changes: list[str] = []
     named: list[str] = []
     for model in models:
@@ -98,6 +96,8 @@ def convert(
             difference = max(difference, off)
     with whole(src):
         done = {"file": str(dst), **describe(models[0], ckpt), "changes": list(dict.fromkeys(changes))}
+    if not force and dst.exists():
+        raise CheckpointError(f"{dst} is there already: give another name, or force=True to replace it")
     try:
         with replacing(dst) as part:
             torch.save(ckpt, part)
