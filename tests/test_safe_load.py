@@ -461,7 +461,7 @@ def test_destinations(good, tmp_path):
     (tmp_path / "target.pt").write_bytes(b"old")
     link.unlink()
     link.symlink_to("target.pt")
-    assert yolov12("convert", good, link, "--to", "plugin").exit_code == 0
+    assert yolov12("convert", good, link, "--to", "plugin", "--force").exit_code == 0
     assert link.is_symlink() and read(tmp_path / "target.pt")  # a link is followed
     (tmp_path / "target.pt").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.pt", "link.pt", "src.pt"]
