@@ -22,7 +22,7 @@ from ultralytics.utils.checks import check_yaml
 
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.nn import attention
-from yolov12_plugin.paper import training
+from yolov12_plugin.paper import leftovers, training
 from yolov12_plugin.paper.ablations import ABLATIONS, Ablation, Variant
 from yolov12_plugin.paper.training import page, pick, read_arguments, read_words, scale_epochs, train_ablation
 
@@ -596,6 +596,57 @@ def test_what_starts_again_takes_a_place_when_it_is_there(copy, monkeypatch, sta
     assert (results["failed"] == []) is starts
     assert {file: file.read_bytes() for file in before} == before or starts
     assert not list(Path("out/a").glob(".*")) and (last.stat().st_size > 2) is starts
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "begun": lambda data: data[:2],
+    "cut": lambda data: data[: len(data) // 2],
+    "zeros": lambda data: bytes(len(data)),
+    "other": lambda data: b"a text",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_none(copy, damage):
+    last = Path("out/a/weights/last.pt")
+    last.write_bytes(DAMAGES[damage](last.read_bytes()))
+    assert training.epochs_in(last) is None
+    assert training.epochs_in(Path("out/a/weights/none.pt")) is None
+    assert training.epochs_in(Path("out/a/results.csv/none.pt")) is None
+
+
+def left(folder):
+    """The checkpoints and results of a run, wherever they are in its folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.suffix in (".pt", ".csv")}
+
+
+@pytest.mark.parametrize("moves", range(10))
+def test_a_process_that_dies_between_any_moves(tmp_path, monkeypatch, moves):
+    """Three files are moved aside with their folder, and back."""
+    (tmp_path / "weights").mkdir()
+    for name in "weights/last.pt", "weights/best.pt", "results.csv":
+        (tmp_path / name).write_text(name)
+    before, replace, done = left(tmp_path), os.replace, []
+
+    def dies(source, target):
+        if len(done) == moves:
+            raise SystemExit
+        done.append(replace(source, target))
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(os, "replace", dies)
+        with leftovers.set_aside(tmp_path):
+            assert not (tmp_path / "results.csv").exists()
+            (tmp_path / "results.csv").write_text("of the new one")
+            raise SystemExit
+    assert set(before.values()) <= set(left(tmp_path).values())
+    leftovers.put_back(tmp_path)
+    assert left(tmp_path) == before
+    with leftovers.set_aside(tmp_path):
+        (tmp_path / "weights/last.pt").write_text("new")
+        assert set(left(tmp_path).values()) == {*before.values(), b"new"}
+    assert left(tmp_path) == {"weights/last.pt": b"new"}
 
 
 def test_last_is_not_needed_once_finished(copy):

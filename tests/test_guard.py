@@ -294,6 +294,48 @@ def test_loss_without_names():
     assert first_nonfinite(trainer, batch) == ("loss", "loss")
 
 
+def hooks():
+    return dict(torch.nn.modules.module._global_forward_hooks)
+
+
+def by_model(options, event, callback):
+    model = Model("yolov12n.yaml")
+    y12.TrainingGuard().attach(model)
+    model.add_callback(event, callback)
+    model.train(**options)
+
+
+def by_trainer(options, event, callback):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    trainer = DetectionTrainer(overrides=options | {"model": "yolov12n.yaml"})
+    y12.TrainingGuard().attach(trainer)
+    trainer.add_callback(event, callback)
+    trainer.train()
+
+
+EVENTS = ("on_pretrain_routine_end", "on_train_start", "on_train_batch_end", "on_fit_epoch_end", "on_train_end")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("train", [by_model, by_trainer])
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()], ids=lambda e: type(e).__name__)
+def test_a_training_that_raises_leaves_no_hook(tmp_path, train, event, error):
+    """Older Ultralytics calls no teardown then. What a training swaps of Ultralytics is put back too."""
+    from ultralytics.engine import trainer as engine
+
+    before, strip = hooks(), engine.strip_optimizer
+
+    def fails(trainer):
+        assert len(hooks()) == len(before) + 1
+        raise error
+
+    with pytest.raises(type(error)):
+        train(TINY | dict(epochs=1, exist_ok=True, project=str(tmp_path), name="run"), event, fails)
+    assert hooks() == before and engine.strip_optimizer is strip
+
+
 def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, caplog):
     """Ultralytics would save them as zeros, in the first epoch of a resumed training."""
     model = Model("yolov12n.yaml")
@@ -573,20 +615,3 @@ def test_guard_travels_to_the_processes_of_ddp():
     y12.TrainingGuard().attach(model)
     back = cloudpickle.loads(cloudpickle.dumps(model.callbacks["on_train_batch_end"]))
     assert type(back[-1].__self__) is y12.TrainingGuard
-
-
-@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_a_training_that_raises_leaves_no_hook(tmp_path, error):
-    """Of an exception Ultralytics 8.3 calls nobody back."""
-    from torch.nn.modules import module
-
-    def fails(trainer):
-        assert module._global_forward_hooks
-        raise error
-
-    model = Model("yolov12n.yaml")
-    y12.TrainingGuard().attach(model)
-    model.add_callback("on_train_epoch_end", fails)
-    with pytest.raises(type(error)):
-        model.train(**TINY, epochs=1, project=str(tmp_path), name="run")
-    assert not module._global_forward_hooks

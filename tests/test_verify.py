@@ -21,7 +21,16 @@ from yolov12_plugin import names
 from yolov12_plugin.deploy.runtimes import open_artefact
 from yolov12_plugin.deploy.runtimes.pytorch import Torch, exportable
 from yolov12_plugin.deploy.runtimes.session import Options
-from yolov12_plugin.deploy.verify import LIMITS, Verification, _check_matched, enliven, read_images, verify
+from yolov12_plugin.deploy.verify import (
+    LIMITS,
+    Verification,
+    _check,
+    _check_matched,
+    _larger,
+    enliven,
+    read_images,
+    verify,
+)
 from yolov12_plugin.errors import NotRunnable
 
 IMGSZ = 160
@@ -128,6 +137,16 @@ def test_one_detection_that_is_not_found_again():
     result = Verification("int8", LIMITS["int8"], 2, detections=1)
     _check_matched(result, "output0")
     assert result.diverging == "output0 (detections): 0 of 1 detections matched at IoU 0.95, int8 needs 1"
+
+
+@given(st.lists(st.floats(min_value=0) | st.just(float("nan")), min_size=1))
+def test_no_error_that_is_not_within_the_limit_passes(errors):
+    """NaN is the largest of all, wherever it stands."""
+    result, largest = Verification("fp32", LIMITS["fp32"], 2), 0.0
+    for error in errors:
+        largest = _larger(largest, error)
+    _check(result, "output0", largest, 1.0)
+    assert result.passed == all(error <= 1 for error in errors)
 
 
 @pytest.mark.export

@@ -19,6 +19,7 @@ from yolov12_plugin.deploy.runtimes.pytorch import exportable
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.nets import channels
 from yolov12_plugin.patching import suspended
+from yolov12_plugin.process import undisturbed
 
 HINT = "TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13"
 KERNEL = re.compile(r"^\s*Name: .*?, LayerType: (?!signal|wait)\S+, .*TacticName: (\S*),", re.MULTILINE)
@@ -96,6 +97,7 @@ def compile_onnx(graph: bytes, capability: str = "sm75") -> Compiled:
     return Compiled(len(logger.kernels), fused, engine.nbytes)
 
 
+@undisturbed()
 def bench_aot(
     models: Sequence[str],
     capabilities: Sequence[str],

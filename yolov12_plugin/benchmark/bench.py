@@ -44,7 +44,7 @@ from yolov12_plugin.benchmark.timing import interleave, ratios, summary
 from yolov12_plugin.deploy.runtimes import RUNTIMES, Runtime, open_artefact, runtime_of
 from yolov12_plugin.deploy.runtimes.engine import TensorRT
 from yolov12_plugin.deploy.runtimes.pytorch import Torch, exportable
-from yolov12_plugin.deploy.runtimes.session import Options, Session, cores, same_threads
+from yolov12_plugin.deploy.runtimes.session import Options, Session, cores
 from yolov12_plugin.deploy.tensorrt import detailed_layers
 from yolov12_plugin.deploy.verify import (
     SUPPRESSION,
@@ -59,6 +59,7 @@ from yolov12_plugin.deploy.verify import (
 from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.nets import channels, gflops, is_dense, is_rotated
 from yolov12_plugin.patching import suspended
+from yolov12_plugin.process import seeded, undisturbed
 from yolov12_plugin.published import latency as paper_latency
 
 K = TypeVar("K", bound=Hashable)
@@ -128,8 +129,7 @@ class Candidate:
             source = Path(f"{source}.yaml")
         self.stock = source.name.startswith("yolo12")
         self.name = source.stem if self.artefact is None else self.artefact.name
-        torch.manual_seed(0)  # the same weights on stock and on the plugin
-        with suspended() if self.stock else nullcontext():
+        with suspended() if self.stock else nullcontext(), seeded():  # the same weights on stock and on the plugin
             self.yolo = load(source)
         self.net: Any = self.yolo.model
         if not isinstance(self.net, nn.Module):
@@ -342,7 +342,7 @@ def record(
     }
 
 
-@same_threads()
+@undisturbed()
 def bench(
     models: Sequence[str],
     runtimes: Sequence[str],

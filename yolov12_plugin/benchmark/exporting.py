@@ -1,11 +1,10 @@
-"""What Ultralytics' exporters, and its trainers, do with the plugin."""
+"""What Ultralytics' exporter does with the plugin."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 from yolov12_plugin.switches import is_on
-from yolov12_plugin.training.guard import hold
 
 
 def prepare_exports(stock: Callable) -> Callable:
@@ -14,7 +13,6 @@ def prepare_exports(stock: Callable) -> Callable:
     @functools.wraps(stock)
     def add_integration_callbacks(instance):
         stock(instance)
-        hold(instance)
         if not hasattr(instance, "export_engine"):
             return
         start, end = (instance.callbacks[f"on_export_{event}"] for event in ("start", "end"))

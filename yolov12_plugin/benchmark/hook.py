@@ -12,11 +12,12 @@ from yolov12_plugin.benchmark.bench import Protocol, listed_name, or_reason, pre
 from yolov12_plugin.benchmark.machine import Clocks, gpu_state
 from yolov12_plugin.benchmark.results import device_name
 from yolov12_plugin.deploy.runtimes import RUNTIMES, open_artefact
-from yolov12_plugin.deploy.runtimes.session import Options, asked_for_half, asked_for_int8, same_threads
+from yolov12_plugin.deploy.runtimes.session import Options, asked_for_half, asked_for_int8
 from yolov12_plugin.deploy.tensorrt import detailed_layers
 from yolov12_plugin.deploy.verify import SUPPRESSION
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.files import write_text
+from yolov12_plugin.process import undisturbed
 
 
 def export_format(exporter: Any) -> str:
@@ -94,7 +95,7 @@ class TensorRTBenchmark:
             print(f"Error: {e}", file=sys.stderr)
             sys.exit(1 if isinstance(e, ExportDiffers) else 2)
 
-    @same_threads()
+    @undisturbed()
     def measure(self, exporter: Any, file: Path, runtime: str) -> None:
         from ultralytics.utils import LOGGER
 

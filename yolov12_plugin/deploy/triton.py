@@ -17,6 +17,7 @@ from ultralytics.engine.model import Model
 from yolov12_plugin.checkpoints.weights import find
 from yolov12_plugin.deploy.tensorrt import split_metadata
 from yolov12_plugin.errors import ExportError
+from yolov12_plugin.process import undisturbed
 
 HINT = 'onnx is not installed: pip install "yolov12-plugin[export]"'
 
@@ -25,6 +26,7 @@ DATA_TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "UINT8": "TYPE_UINT8
 LITERALS = ("stride", "batch", "channels", "imgsz", "names", "kpt_shape", "kpt_names", "args", "end2end")
 
 
+@undisturbed()
 def export_triton(
     model: str | os.PathLike[str] | Model,
     folder: str | os.PathLike[str],

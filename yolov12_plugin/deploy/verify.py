@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from yolov12_plugin.deploy.runtimes import open_artefact
 from yolov12_plugin.deploy.runtimes.pytorch import exportable
-from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, literal, same_threads
+from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, literal
 from yolov12_plugin.nets import channels, is_classifier, is_dense, is_detector, is_rotated
+from yolov12_plugin.process import undisturbed
 
 CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
 SUPPRESSION = {"conf_thres": CONFIDENCE, "iou_thres": NMS_IOU, "agnostic": False, "max_det": 300}  # as exports have it
@@ -87,7 +88,7 @@ class Verification:
         return {"passed": self.passed, **asdict(self), **values}
 
 
-@same_threads()
+@undisturbed()
 def verify_export(
     model: Any,
     artefact: str | Path,
@@ -273,6 +274,11 @@ def _check(result: Verification, name: str, error: float, limit: float, unit: st
         _diverges(result, f"{name} by {error:.3g}{unit}, {result.precision} allows {limit:g}{unit}")
 
 
+def _larger(error: float, other: float) -> float:
+    """The larger of two errors; NaN, which `max` would drop, is the largest."""
+    return max(error, other, key=lambda e: (math.isnan(e), e))
+
+
 def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float = 0.0) -> None:
     """Hold the error of an output against its variation from image to image."""
     if a.shape != b.shape:
@@ -315,7 +321,7 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
         result.detections += len(index)
         result.matched += int((same & (iou >= MATCH_IOU)).sum())
         if len(index):
-            result.box_px = max(result.box_px, (p - q)[:, :4].abs().max().item())
+            result.box_px = _larger(result.box_px, (p - q)[:, :4].abs().max().item())
     result.score = (a[:, scores] - b[:, scores]).abs().max().item()
     _check(result, f"{name} (boxes) differs", result.box_px, result.limits.box_px, " px")
     _check(result, f"{name} (scores) differs", result.score, result.limits.score)
@@ -377,7 +383,7 @@ def _compare_selected(
         floor = cut or p[-1, 4].item()
         where, found = _match(p, q)
         error = (p[found, 4] - q[where[found], 4]).abs().max().item() if found.any() else 0.0
-        result.score = max(result.score, error)
+        result.score = _larger(result.score, error)
         clear = p[:, 4] > floor + 2 * error
         p_clear, where, found = p[clear], where[clear], found[clear]
         stray = q[q[:, 4] > floor + 2 * error + result.limits.score]
@@ -385,7 +391,7 @@ def _compare_selected(
         result.matched += int(found.sum())
         if found.any():
             pair = p_clear[found], q[where[found]]
-            result.box_px = max(result.box_px, (pair[0] - pair[1])[:, :4].abs().max().item())
+            result.box_px = _larger(result.box_px, (pair[0] - pair[1])[:, :4].abs().max().item())
             others.append((pair[0][:, 6:], pair[1][:, 6:]))
     _check(result, f"{name} (scores) differs", result.score, result.limits.score)
     _check_matched(result, name)

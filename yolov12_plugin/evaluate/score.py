@@ -14,6 +14,7 @@ from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.evaluate.ground_truth import Box, check_images, find_images, only, read_annotations
 from yolov12_plugin.evaluate.predict import map_categories, predict
 from yolov12_plugin.files import check_place, write_text
+from yolov12_plugin.process import undisturbed
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # the order of COCOeval.stats
 
@@ -21,6 +22,7 @@ METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # the ord
 AGREEMENT = 1e-6
 
 
+@undisturbed()
 def evaluate(
     model: str,
     images: Iterable[Path],

@@ -46,6 +46,7 @@ from yolov12_plugin.explain.probe import (
     run,
 )
 from yolov12_plugin.files import check_place
+from yolov12_plugin.process import undisturbed
 from yolov12_plugin.show import pictures
 from yolov12_plugin.show.convergence import label
 
@@ -140,6 +141,7 @@ class Sources(LoadImagesAndVideos):
             super()._new_video(path)
 
 
+@undisturbed()
 def heatmaps(
     models: Sequence[str],
     source: str,

@@ -22,6 +22,7 @@ from yolov12_plugin.deploy.verify import load
 from yolov12_plugin.errors import CheckpointError, NotRunnable, choices, first_line
 from yolov12_plugin.nets import channels, is_classifier, is_dense
 from yolov12_plugin.nn.modules import AAttn
+from yolov12_plugin.process import seeded
 
 KINDS = (".pt", ".yaml", ".yml")
 STAGE = 16  # stride of the third stage
@@ -133,8 +134,7 @@ def load_model(path: Path) -> Any:
     if path.is_dir() or path.suffix not in ("", *KINDS):
         raise NotRunnable(f"{path} shows no layers: name a .pt or .yaml, or a model as yolov12n")
     try:
-        with torch.random.fork_rng():  # a network from a YAML is the same in each run, and the caller's numbers go on
-            torch.manual_seed(0)
+        with seeded():
             yolo = load(path if path.suffix else path.with_suffix(".yaml"))
     except (NotRunnable, CheckpointError):
         raise

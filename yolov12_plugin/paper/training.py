@@ -7,12 +7,10 @@ import gc
 import io
 import itertools
 import json
-import os
-import pickle
-import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +31,8 @@ from yolov12_plugin.files import replacing, write_text
 from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
 from yolov12_plugin.paper.ablations import Ablation, Variant
+from yolov12_plugin.paper.leftovers import put_back, set_aside
+from yolov12_plugin.process import undisturbed
 from yolov12_plugin.show.convergence import CSV, Run, read_runs, write
 from yolov12_plugin.show.view import View
 from yolov12_plugin.training.guard import TrainingGuard
@@ -49,7 +49,6 @@ OURS = (
 # What changes no result, so that others may go on with a folder.
 INDIFFERENT = ("device", "workers", "cache", "plots", "verbose", "save_period")
 DIVERGED = "did not converge"
-ASIDE = ".before"  # in the folder of a training that starts again
 Record = dict[str, Any]
 
 
@@ -336,6 +335,7 @@ def try_out(
     variant["runs"] = [runs[seed] for seed in sorted(runs)]
     before = run["status"] == DIVERGED and trial.folder.exists()
     try:
+        put_back(trial.folder)
         finished = before or trial.is_finished
         begun = 0 if finished else trial.begun
     except (NotRunnable, OSError, MemoryError) as e:  # tried again with the next call
@@ -412,7 +412,7 @@ def train(trial: Trial, begun: int, arguments: Record, guard: TrainingGuard, adv
         own = arguments | {"epochs": trial.epochs, "seed": trial.seed, "deterministic": True}
         own |= {"project": str(trial.folder.parent), "name": trial.name, "exist_ok": True}
     try:
-        with nullcontext() if begun else set_aside(trial):
+        with nullcontext() if begun else set_aside(trial.folder):
             model.train(**own)
     except Exception as e:
         loss = getattr(model.trainer, "loss", None)
@@ -453,35 +453,25 @@ def epochs_in(checkpoint: Path) -> int | None:
     Raises:
         NotRunnable: it may be whole, but cannot be read here and now.
     """
-    if not checkpoint.exists():
-        return None
     try:
-        content = io.BytesIO(checkpoint.read_bytes())
-        return torch.load(content, map_location="cpu", weights_only=False)["epoch"] + 1
-    except (EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+        data = io.BytesIO(checkpoint.read_bytes())
+        content = torch.load(data, map_location="cpu", weights_only=False)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as e:
-        if isinstance(e, RuntimeError) and "PytorchStreamReader" in str(e):
+    except Exception as e:  # of many kinds; PyTorch says of a lack of memory what it says of damage
+        if not isinstance(e, OSError | MemoryError) and is_damaged(data):
             return None
         reason = f"{type(e).__name__}: {first_line(e)}"
         raise NotRunnable(f"{checkpoint} cannot be read now ({reason}); nothing was changed, so try again") from e
+    return content["epoch"] + 1 if isinstance(content, dict) and isinstance(content.get("epoch"), int) else None
 
 
-@contextmanager
-def set_aside(trial: Trial) -> Iterator[None]:
-    """Start in the folder of a training that cannot go on; what it left is there until there is a new checkpoint."""
-    aside = trial.folder / ASIDE
-    for file in (*trial.folder.glob("weights/*.pt"), trial.folder / CSV):  # or the new one would look longer
-        if file.exists():
-            aside.mkdir(exist_ok=True)
-            os.replace(file, aside / file.name)
+def is_damaged(data: io.BytesIO) -> bool:
+    """Whether it is not the whole archive that PyTorch writes."""
     try:
-        yield
-    finally:
-        if not trial.last.exists():
-            for file in aside.glob("*"):
-                os.replace(file, trial.folder / CSV if file.name == CSV else trial.last.with_name(file.name))
-        shutil.rmtree(aside, ignore_errors=True)
+        return zipfile.ZipFile(data).testzip() is not None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError):
+        return True
 
 
 def scores(folder: Path) -> Record:
@@ -599,23 +589,3 @@ def page(results: Record) -> str:
     shown = view(results)
     listed = "".join(f"- {note}\n" for note in shown.notes)
     return f"# {shown.title}\n\n{shown.markdown()}\n{listed}\n![]({SHEET})\n"
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Leave the caller's random numbers, environment and threads as they were, all of which a training sets."""
-    states = random.getstate(), np.random.get_state()
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(gpus):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])

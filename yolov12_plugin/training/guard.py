@@ -77,11 +77,23 @@ class TrainingGuard:
         """Add the callbacks to a `YOLO` or to a trainer that has no guard yet."""
         if any(isinstance(getattr(c, "__self__", None), TrainingGuard) for cs in model.callbacks.values() for c in cs):
             return
+        model.callbacks["on_pretrain_routine_start"].append(self.on_pretrain_routine_start)
         model.callbacks["on_pretrain_routine_end"].append(self.on_pretrain_routine_end)
         model.callbacks["on_train_epoch_start"].append(self.on_train_epoch_start)
         model.callbacks["on_train_batch_start"].append(self.on_train_batch_start)
         model.callbacks["on_train_batch_end"].append(self.on_train_batch_end)
         model.callbacks["teardown"].append(self.teardown)
+        if hasattr(model, "_do_train"):  # a trainer, whose routine has started
+            self.on_pretrain_routine_start(model)
+
+    def on_pretrain_routine_start(self, trainer: Any) -> None:
+        trainer._do_train = partial(self._train, trainer, trainer._do_train)
+
+    def _train(self, trainer: Any, do_train: Callable[[], object]) -> None:
+        try:
+            do_train()
+        finally:  # older Ultralytics calls no teardown where a training raises
+            self.teardown(trainer)
 
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         self._restart()
@@ -293,23 +305,6 @@ def drop_rows(csv: Path, after: int) -> None:
         if whole and int(cells[0]) <= after:
             rows[int(cells[0])] = line
     write_text(csv, "".join([*lines[:1], *rows.values()]))
-
-
-def hold(trainer: Any) -> None:
-    """Have a trainer's guards let go of it however it ends: of an exception, Ultralytics 8.3 calls nobody back."""
-    callbacks = trainer.callbacks.get("on_pretrain_routine_end", ()) if hasattr(trainer, "optimizer_step") else ()
-    guards = [c.__self__ for c in callbacks if isinstance(getattr(c, "__self__", None), TrainingGuard)]
-    if not guards:
-        return
-
-    def held() -> Any:
-        try:
-            return train()
-        finally:
-            for guard in guards:
-                guard.teardown(trainer)
-
-    train, trainer.train = trainer.train, held
 
 
 def add_guard(stock: Callable[[], Any]) -> Callable[[], Any]:

@@ -4,7 +4,8 @@ import importlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,15 @@ def exportable(
     return net.requires_grad_(False)
 
 
+@contextmanager
+def many_compiled() -> Iterator[None]:
+    """Compile whatever runs here: models share one forward, and past the limit of 8 the next is silently eager."""
+    config: Any = importlib.import_module("torch._dynamo").config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    with config.patch({limit: max(getattr(config, limit), 1024)}):
+        yield
+
+
 class Torch(Session):
     """The model itself, eager, compiled, or replayed as a CUDA graph."""
 
@@ -55,10 +65,6 @@ class Torch(Session):
             self.precision = "tf32"
         self.forward: Callable[[Tensor], Any] = self.model
         if options.compile:
-            config = importlib.import_module("torch._dynamo").config
-            limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-            # All models share one forward, and at the limit of 8 the next would be eager without a word.
-            setattr(config, limit, max(getattr(config, limit), 1024))
             self.forward = torch.compile(self.model)
         self.cuda_graph = options.cuda_graph and self.device.type == "cuda"
         if self.device.type == "cpu":
@@ -67,6 +73,9 @@ class Torch(Session):
     def bind(self, images: Tensor) -> None:
         self.images = images.to(self.device, next(self.model.parameters()).dtype)
         self.graph: Any = None
+        if self.forward is not self.model:
+            with many_compiled(), torch.inference_mode():
+                self.forward(self.images)
         if self.cuda_graph:
             torch.cuda.synchronize(self.device)
             with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream(self.device)):

@@ -3,8 +3,7 @@
 import ast
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -19,16 +18,6 @@ PRECISION_OF = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "b
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def same_threads() -> Iterator[None]:
-    """Leave the caller's number of PyTorch's threads as it was."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def wall(run: Callable[[], object]) -> float:

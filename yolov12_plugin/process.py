@@ -1,0 +1,53 @@
+"""What a process has but one of, for all that runs in it."""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+
+CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave random numbers, environment, threads and PyTorch's switches as the caller had them, whatever happens.
+
+    Trainings, exports and Ultralytics' choice of a device set all of them. As a decorator it holds for each call.
+    """
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(_restore_environment, dict(os.environ))
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        deterministic, warn_only = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        stack.callback(partial(torch.use_deterministic_algorithms, deterministic, warn_only=warn_only))
+        for flag in CUDNN:
+            stack.callback(setattr, torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))
+        if torch.cuda.is_initialized():
+            stack.callback(torch.cuda.set_device, torch.cuda.current_device())
+        yield
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """What is built here, on the CPU, has the same weights every time; the caller's random numbers stay as they are."""
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
+        yield
+
+
+def _restore_environment(environment: dict[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
