@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from itertools import product
 
 import pytest
 import ultralytics
@@ -42,6 +43,81 @@ def test_looking_for_ultralytics_without_importing_it(run):
 def test_ultralytics_that_fails_to_import_fails_as_itself(run):
     out = run("import sys; sys.modules['cv2'] = None\nimport ultralytics.nn.tasks", check=False)
     assert "cv2" in out.stderr.splitlines()[-1] and "yolov12" not in out.stderr
+
+
+HOOKS = {
+    "as wrapt does": """
+class Loader:
+    def __init__(self, loader): self.loader = loader
+    def create_module(self, spec): return self.loader.create_module(spec)
+    def exec_module(self, module): return self.loader.exec_module(module)
+    def __getattr__(self, name): return getattr(self.loader, name)
+class Hook:
+    def __init__(self): self.looking = set()
+    def find_spec(self, name, path=None, target=None):
+        if name in self.looking: return None
+        self.looking.add(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking.remove(name)
+        if spec and spec.loader and not isinstance(spec.loader, Loader) and hasattr(spec.loader, "exec_module"):
+            spec.loader = Loader(spec.loader)
+        return spec
+""",
+    "without itself on the list": """
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        at = sys.meta_path.index(self)
+        del sys.meta_path[at]
+        try:
+            return importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(at, self)
+""",
+    "once for all": """
+class Hook:
+    found = {}
+    def find_spec(self, name, path=None, target=None):
+        if not name.startswith("ultralytics"): return None
+        if name not in self.found:
+            self.found[name] = importlib.machinery.PathFinder.find_spec(name, path, target)
+        return self.found[name]
+""",
+    "with a method of its own on the loader": """
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        finders = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        spec = next((spec for f in finders if (spec := f.find_spec(name, path, target))), None)
+        if spec and name.startswith("ultralytics") and hasattr(spec.loader, "exec_module"):
+            load = spec.loader.exec_module
+            def exec_module(module):
+                vars(spec.loader).pop("exec_module", None)
+                load(module)
+            spec.loader.exec_module = exec_module
+        return spec
+""",
+}
+PLACES = {
+    "before it": "sys.meta_path.insert(0, Hook())",
+    "behind it": "sys.meta_path.insert(sys.meta_path.index(a.Finder) + 1, Hook())",
+    "last": "sys.meta_path.append(Hook())",
+    "earlier": "a.uninstall(); sys.meta_path.insert(0, Hook()); a.install()",
+}
+
+
+@pytest.mark.parametrize(
+    "asks, place", [pair for pair in product(HOOKS, PLACES) if pair != ("once for all", "before it")]
+)
+def test_beside_a_hook_that_changes_loaders(run, asks, place):
+    """Or keeps specs, or leaves the list of finders as it asks them: beside the simpler ones of test_registry.py."""
+    start = "import importlib.machinery, importlib.util, sys, yolov12_plugin.autoload as a"
+    add = f"{start}\n{HOOKS[asks]}\n{PLACES[place]}\n"
+    looked = "importlib.util.find_spec('ultralytics.utils.checks')\n"
+    out = run(add + looked + "from ultralytics import YOLO; YOLO('yolov12n.yaml', verbose=False)\n"
+              "import yolov12_plugin as y12; assert y12.is_registered()\n"
+              "assert a.Finder not in sys.meta_path")  # fmt: skip
+    assert "yolov12-plugin" not in out.stderr
 
 
 BUILD = """

@@ -45,9 +45,12 @@ class Finder:
 
 def _hook(loader, name):
     load = loader.exec_module
+    if getattr(load, "hook_of", None) == name:  # a finder that gives one spec twice
+        return
 
     def exec_module(module):
-        del loader.exec_module
+        if getattr(loader, "exec_module", None) is exec_module:  # or it is another hook's by now
+            del loader.exec_module
         load(module)
         try:
             from importlib import import_module
@@ -57,9 +60,10 @@ def _hook(loader, name):
             uninstall()
             print(f"yolov12-plugin is off: {type(e).__name__}: {e}", file=sys.stderr)
 
+    exec_module.hook_of = name
     try:
         loader.exec_module = exec_module
-    except AttributeError:  # a loader with slots: Ultralytics loads all the same
+    except (AttributeError, TypeError):  # a loader with slots: Ultralytics loads all the same
         said = f"yolov12-plugin: {loader!r} takes no hook; call yolov12_plugin.register() after the import"
         print(said, file=sys.stderr)
 
