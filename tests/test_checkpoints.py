@@ -1,6 +1,7 @@
 """Checkpoints in and out: the authors' and stock's are used whole, ours are plain ones of Ultralytics."""
 
 import json
+import math
 import pickle
 import shutil
 import sys
@@ -526,9 +527,12 @@ def test_a_large_perceiver_predicts_on_stock_and_does_not_train(run, tmp_path):
     torch.testing.assert_close(*with_and_without(run, tmp_path, tmp_path / "stock.pt"), rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_is_written_where_an_output_would_differ(tmp_path, monkeypatch):
+@pytest.mark.parametrize("weight", [0.0, 6e4])
+def test_nothing_is_written_where_an_output_would_differ(tmp_path, monkeypatch, weight):
+    """Also by numbers that overflow."""
+
     def wrong(model):
-        model.model[6].cv1.conv.weight.data.zero_()
+        model.model[6].cv1.conv.weight.data.fill_(weight)
         return [], []
 
     monkeypatch.setattr(checkpoints, "to_stock", wrong)
@@ -536,6 +540,23 @@ def test_nothing_is_written_where_an_output_would_differ(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="an output would differ by"):
         convert(tmp_path / "src.pt", tmp_path / "dst.pt", to="stock")
     assert not (tmp_path / "dst.pt").exists()
+
+
+@pytest.mark.parametrize("was, now", [(math.inf, 1.0), (1.0, math.inf), (math.inf, math.inf), (math.nan, math.nan)])
+def test_outputs_that_are_not_finite_are_not_the_same(tmp_path, monkeypatch, was, now):
+    given = iter([[torch.tensor([1.0, was])], [torch.tensor([1.0, now])]])
+    monkeypatch.setattr(checkpoints, "outputs", lambda model, path: next(given))
+    calibrated("yolov12n.yaml").save(tmp_path / "src.pt")
+    with pytest.raises(CheckpointError, match="an output would differ by"):
+        convert(tmp_path / "src.pt", tmp_path / "dst.pt", to="plugin")
+    assert not (tmp_path / "dst.pt").exists()
+
+
+def test_the_largest_difference_is_of_all_outputs(tmp_path, monkeypatch):
+    given = iter([[torch.tensor([1e4]), torch.tensor([1e4])], [torch.tensor([1e4 + 0.5]), torch.tensor([1e4])]])
+    monkeypatch.setattr(checkpoints, "outputs", lambda model, path: next(given))
+    calibrated("yolov12n.yaml").save(tmp_path / "src.pt")
+    assert convert(tmp_path / "src.pt", tmp_path / "dst.pt", to="plugin")["difference"] == 0.5
 
 
 def test_public_name():
@@ -590,5 +611,8 @@ def test_another_checkpoint_is_replaced_by_force_alone(tmp_path):
     (tmp_path / "b.pt").write_bytes(b"another")
     done = yolov12("convert", tmp_path / "a.pt", tmp_path / "b.pt", "--to", "stock")
     assert done.exit_code == 2 and "b.pt is there already: give another name, or --force" in done.stderr
+    (tmp_path / "link.pt").symlink_to("b.pt")
+    with pytest.raises(CheckpointError, match=r"link\.pt is there already"):
+        y12.convert(tmp_path / "a.pt", tmp_path / "link.pt", to="stock")
     assert (tmp_path / "b.pt").read_bytes() == b"another"
     assert yolov12("convert", tmp_path / "a.pt", tmp_path / "b.pt", "--to", "stock", "--force").exit_code == 0
