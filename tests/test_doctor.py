@@ -386,6 +386,7 @@ def test_own_yaml_files(monkeypatch, tmp_path):
         ("YOLO12_BENCH", "maybe", "values are off, 0, false, no, on, 1, true, yes"),
         ("YOLO12_WEIGHTS_URL", "/data/weights", "https://"),
         ("YOLO12_WEIGHTS_URL", "https://", "https://"),
+        ("YOLO12_WEIGHTS_URL", " mirror ", "unset YOLO12_WEIGHTS_URL"),
         ("YOLO12_ATTENTON", "math", "did you mean YOLO12_ATTENTION?"),
     ],
 )
@@ -412,6 +413,20 @@ def test_blanks_and_case_are_ignored(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     (finding,) = doctor.settings()
     assert finding.level == "ok" and f"{name}={value.strip()}:" in finding.what
+
+
+@pytest.mark.parametrize("value", ["off", " OFF", "No ", "\tfalse"])
+def test_what_is_off_is_off_to_the_doctor_too(monkeypatch, value):
+    monkeypatch.setenv("YOLO12_PLUGIN", value)
+    (finding,) = doctor.settings()
+    assert finding.level == "warning" and finding.what.endswith("the plugin is off")
+
+
+@pytest.mark.process
+def test_empty_is_unset(monkeypatch):
+    for name in doctor.SETTINGS:
+        monkeypatch.setenv(name, " ")
+    assert set(doctor.report()["settings"].values()) == {None}
 
 
 @pytest.mark.process

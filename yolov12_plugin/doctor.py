@@ -140,7 +140,7 @@ def report() -> dict[str, Any]:
             for p in registry.PATCHES
         ],
         "attention": attention,
-        "settings": {name: _value(name) if name in os.environ else None for name in SETTINGS},
+        "settings": {name: _value(name) or None for name in SETTINGS},
         "tested_ultralytics": list(registry.TESTED),
         "findings": [f._asdict() for f in sorted(findings, key=lambda finding: LEVELS.index(finding.level))],
     }
@@ -455,15 +455,17 @@ def settings() -> list[Finding]:
             near = get_close_matches(name, SETTINGS, n=1)
             what = f"{name} is no setting of the plugin"
             found.append(Finding("warning", what, f"did you mean {near[0]}?" if near else f"unset {name}"))
-        elif name in SWITCHES and value.lower() not in ("", *autoload.OFF, *ON):
+        elif not value:  # is unset
+            continue
+        elif name in SWITCHES and value.lower() not in (*autoload.OFF, *ON):
             what = f"{name}={value} is neither on nor off, and is taken for on"
             found.append(Finding("warning", what, choices(value, (*autoload.OFF, *ON), "values")))
         elif name == "YOLO12_PLUGIN" and autoload.is_off():
             found.append(Finding("warning", f"{name}={value}: the plugin is off", f"unset {name}"))
-        elif name == "YOLO12_WEIGHTS_URL" and value and not re.match(r"https?://[^/]", value, re.IGNORECASE):
+        elif name == "YOLO12_WEIGHTS_URL" and not re.match(r"https?://[^/]", value, re.IGNORECASE):
             what = f"{name}={value} is no URL: no weights can be downloaded"
             found.append(Finding("warning", what, f"{name}=https://..., or unset {name}"))
-        elif value and name != "YOLO12_ATTENTION":
+        elif name != "YOLO12_ATTENTION":
             found.append(Finding("ok", f"{name}={value}: {SETTINGS[name]}"))
     return found
 

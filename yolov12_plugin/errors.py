@@ -16,6 +16,10 @@ class NotRunnable(PluginError, RuntimeError):
     """What was asked for does not run here: a runtime, a file for it, or options that do not go together."""
 
 
+class SettingError(PluginError, ValueError):
+    """A choice that there is not."""
+
+
 class CheckpointError(PluginError, ValueError):
     """A file that is no whole checkpoint of Ultralytics, is no YOLOv12, or holds what would be executed."""
 

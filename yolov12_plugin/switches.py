@@ -44,8 +44,9 @@ class Switch:
 
     def __exit__(self, *exc: object) -> None:
         inside = list(self.entered.get())
-        del inside[len(inside) - 1 - inside[::-1].index(self)]
-        self.entered.set(tuple(inside))
+        if self in inside:  # not so where a generator began its block in another context
+            del inside[len(inside) - 1 - inside[::-1].index(self)]
+            self.entered.set(tuple(inside))
 
     @classmethod
     def current(cls) -> Any:

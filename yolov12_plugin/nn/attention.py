@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from yolov12_plugin.autoload import setting
+from yolov12_plugin.errors import SettingError
 from yolov12_plugin.switches import Switch
 
 LOGGER = logging.getLogger("ultralytics")  # says its lines where and when Ultralytics says its own
@@ -59,6 +60,13 @@ class Case(NamedTuple):
         return cls(q.device, q.dtype, q.shape[-1], capability, deterministic, is_recorded())
 
 
+def _of_environment() -> str:
+    """The backend that YOLO12_ATTENTION names; what is none is refused as it is written, by the first attention."""
+    given = setting("YOLO12_ATTENTION")
+    name = given.lower() or "auto"
+    return name if name in BACKENDS else given
+
+
 class attention_backend(Switch):
     """Select the backend of every attention in this process, from here on or within a `with` block.
 
@@ -82,7 +90,7 @@ class attention_backend(Switch):
         torch.Size([1, 64, 8, 8])
     """
 
-    default = setting("YOLO12_ATTENTION").lower() or "auto"
+    default = _of_environment()
 
     def __init__(self, name: str):
         _check(name)
@@ -277,7 +285,7 @@ def _check(name: Any) -> None:
     installed = any(map(_is_installed, FLASH))
     available = ", ".join(b for b in BACKENDS if installed or b != "flash")
     if name not in BACKENDS:
-        raise ValueError(f"attention backend {name!r} is unknown; available: {available}")
+        raise SettingError(f"attention backend {name!r} is unknown; available: {available}")
     if name == "flash" and not installed:
         raise ImportError(f"attention backend 'flash' is not installed: pip install flash-attn; available: {available}")
 
