@@ -524,6 +524,28 @@ def test_names_with_folders_from_within(small, talkative, oracle, monkeypatch):
     assert evaluate(str(talkative), images_in(Path(".")), write(images=truth["images"]), imgsz=64)["images"] == 4
 
 
+def test_each_file_once(tmp_path):
+    """By the path that is no link, through links to files and folders, places that overlap, and lists that list themselves."""
+    pool, chosen = tmp_path / "pool", tmp_path / "chosen"
+    for folder in pool, chosen:
+        folder.mkdir()
+    for name in "a.png", "b.png":
+        cv2.imwrite(str(pool / name), np.zeros((8, 8, 3), np.uint8))
+    (chosen / "a.png").symlink_to(pool / "a.png")
+    (chosen / "alias.png").symlink_to(pool / "a.png")  # another name, which may be annotated too
+    (chosen / "round.png").symlink_to("round.png")
+    (chosen / "self").symlink_to("self")
+    (chosen / "pool").symlink_to(pool)
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"list.txt\n{listing}\npool/a.png\n{pool}\nchosen/a.png\n")
+    assert ground_truth.images_in([listing]) == [pool / "a.png"]
+    found = ground_truth.images_in([chosen, pool, tmp_path, listing])
+    assert sorted(found) == [chosen / "alias.png", chosen / "round.png", pool / "a.png", pool / "b.png"]
+    listing.write_text("list.txt\n")
+    with pytest.raises(NotRunnable, match="there are no images in"):
+        ground_truth.images_in([listing])
+
+
 def test_a_list_of_images(small, talkative, oracle, tmp_path):
     """Names with spaces, beside the list or where the user is; what is not there is missing."""
     folder, write = small

@@ -216,7 +216,7 @@ def images_of(data: str, split: str, annotations: Path | None = None) -> tuple[l
 
 
 def images_in(places: Iterable[Path]) -> list[Path]:
-    """Image files within folders, and those that text files list.
+    """Image files within folders, and those that text files list; each is there once, however many links lead to it.
 
     Raises:
         NotRunnable: a place is neither, or there is no image.
@@ -224,7 +224,7 @@ def images_in(places: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            found += [path for path in files_in(place) if path.suffix[1:].lower() in IMG_FORMATS]
+            found += files_in(place)
         elif place.is_file() and place.suffix == ".txt":
             lines = place.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             listed_paths = [Path(line.strip()) for line in lines if line.strip()]
@@ -232,9 +232,13 @@ def images_in(places: Iterable[Path]) -> list[Path]:
             found += [path for path in beside if path.is_file()]
         else:
             raise NotRunnable(f"{place} is no folder of images, and no .txt that lists them")
-    if not found:
+    images: dict[tuple[str, str], Path] = {}  # by name too: several may be annotated that link to one file
+    for path in sorted(found, key=lambda path: os.path.realpath(path) != os.path.abspath(path)):
+        if path.suffix[1:].lower() in IMG_FORMATS:
+            images.setdefault((os.path.realpath(path), path.name), path)
+    if not images:
         raise NotRunnable(f"there are no images in {listed(places)}")
-    return found
+    return list(images.values())
 
 
 def files_in(folder: Path) -> Iterator[Path]:
