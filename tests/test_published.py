@@ -1,11 +1,13 @@
 import math
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import SHARED, needs
-from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
+from torch import nn
 
+from yolov12_plugin.deploy.verify import load
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.nets import gflops
 from yolov12_plugin.published import (
@@ -115,8 +117,7 @@ def test_table_7_as_train_arguments():
 
 
 def build(name):
-    kind = RTDETRDetectionModel if name.startswith("rtdetr") else DetectionModel
-    net = kind(yaml_model_load(f"{name}.yaml"), verbose=False).fuse(verbose=False)
+    net = load(Path(f"{name}.yaml")).model.fuse(verbose=False)
     return net, sum(p.numel() for p in net.parameters()) / 1e6
 
 
@@ -141,6 +142,11 @@ def test_a_namesake_that_is_another_network_has_no_figures(name, method):
     _, parameters_m = build(name)
     assert abs(parameters_m - row.parameters_m) > 0.15
     assert row.name is None and detector(name) is None and latency(name) is None
+
+
+def test_its_activation_is_not_the_next_models():
+    kinds = type(load(Path("yolov6n.yaml")).model.model[0].act), type(load(Path("yolov12n.yaml")).model.model[0].act)
+    assert kinds == (nn.ReLU, nn.SiLU)
 
 
 @pytest.mark.parametrize("scale", "nsmlx")

@@ -139,9 +139,14 @@ def verify_export(
 def load(source: Path) -> Any:
     """A `YOLO` of a file, or an `RTDETR` of a YAML, which `YOLO` does not build."""
     from ultralytics import RTDETR, YOLO
+    from ultralytics.nn.modules import Conv
 
     kind = RTDETR if source.stem.lower().startswith("rtdetr") and source.suffix != ".pt" else YOLO
-    return kind(str(source))
+    act = Conv.default_act
+    try:
+        return kind(str(source))
+    finally:
+        Conv.default_act = act  # Ultralytics 8.3 leaves a YAML's activation to every model built after it
 
 
 def selects(session: Session, images: Tensor, head: Any) -> bool:
