@@ -21,10 +21,19 @@ def test_examples(name, tmp_path, monkeypatch):
     assert result.attempted and not result.failed
 
 
-@pytest.mark.parametrize("name", y12.__all__)
-def test_parameters_are_described(name):
-    public = getattr(y12, name)
-    parameters = inspect.signature(public).parameters
+def functions():
+    """The public names, and the methods of their own that a user calls: neither PyTorch nor Ultralytics does."""
+    for name in y12.__all__:
+        public = getattr(y12, name)
+        yield pytest.param(public, id=name)
+        for method, function in vars(public).items() if inspect.isclass(public) else ():
+            if not method.startswith(("_", "on_")) and method not in ("forward", "teardown") and callable(function):
+                yield pytest.param(function, id=f"{name}.{method}")
+
+
+@pytest.mark.parametrize("public", functions())
+def test_parameters_are_described(public):
+    parameters = inspect.signature(public).parameters.keys() - {"self"}
     section = re.search(r"\nArgs:\n(.*?)(\n\n|$)", inspect.getdoc(public), re.S)
     entries = re.findall(r"^    ([\w, ]+):", section[1], re.M) if section else []
-    assert {part.strip() for entry in entries for part in entry.split(",")} == set(parameters)
+    assert {part.strip() for entry in entries for part in entry.split(",")} == parameters

@@ -63,7 +63,11 @@ class TensorRTBenchmark:
         self._building = ExitStack()
 
     def attach(self, model: Any) -> None:
-        """Add the callbacks to a `YOLO` or to an exporter."""
+        """Measure the files that a model's exports write.
+
+        Args:
+            model: a `YOLO`, or an exporter of Ultralytics.
+        """
         for event, callback in (("on_export_start", self.on_export_start), ("on_export_end", self)):
             model.callbacks[event].append(callback)
 
@@ -88,7 +92,7 @@ class TensorRTBenchmark:
         if not file.exists():
             return  # the export failed, and said so
         try:
-            self.measure(exporter, file, runtime.name)
+            self._measure(exporter, file, runtime.name)
         except (ExportDiffers, NotRunnable, OSError) as e:
             if not self.exits:
                 raise
@@ -96,7 +100,7 @@ class TensorRTBenchmark:
             sys.exit(1 if isinstance(e, ExportDiffers) else 2)
 
     @undisturbed()
-    def measure(self, exporter: Any, file: Path, runtime: str) -> None:
+    def _measure(self, exporter: Any, file: Path, runtime: str) -> None:
         from ultralytics.utils import LOGGER
 
         arguments = vars(exporter.args)

@@ -137,7 +137,11 @@ class AAttn(nn.Module):
         return self.cpb_mlp(apart).permute(2, 0, 1)  # (2H-1, 2W-1, heads) -> (heads, 2H-1, 2W-1)
 
     def areas(self, h: int, w: int) -> Tensor:
-        """The number of the area of each token of a map: (H, W)."""
+        """The number of the area of each token of a map: (H, W).
+
+        Args:
+            h, w: size of the map.
+        """
         parts = torch.arange(h * w).tensor_split(min(self.area, h * w))
         number = torch.cat([torch.full_like(part, i) for i, part in enumerate(parts)])
         return number.view(w, h).t() if self.vertical else number.view(h, w)
@@ -145,7 +149,12 @@ class AAttn(nn.Module):
     def attention_map(self, x: Tensor, row: int, column: int) -> Tensor:
         """How much one token attends to each of the map, 0 outside of its area (paper 4.5).
 
-        Shapes: the input of the module (B, dim, H, W) -> (B, heads, H, W), which sums to 1 over the map.
+        Args:
+            x: the input of the module, (B, dim, H, W).
+            row, column: of the token.
+
+        Returns:
+            (B, heads, H, W), which sums to 1 over the map.
         """
         if self.pos_embed == "absolute":
             x = x + position_encoding(x)
@@ -171,9 +180,12 @@ class AAttn(nn.Module):
     def fuse(self, format: str | None = None) -> None:
         """Re-parameterise a fused copy for an export: one projection to [q, k, v] with the scale folded in.
 
-        Compilers then make one kernel of each attention, and fewer around it. `format` is that of Ultralytics'
-        exporter, which calls this; the module is for making that graph, no longer for training or saving. Projections
-        that are no plain convolutions (quantised, pruned or hooked ones, say, or Table 5a's others) are left alone.
+        Compilers then make one kernel of each attention, and fewer around it. The module is for making that graph, no
+        longer for training or saving. Projections that are no plain convolutions (quantised, pruned or hooked ones,
+        say, or Table 5a's others) are left alone.
+
+        Args:
+            format: that of Ultralytics' exporter, which calls this.
         """
         self.format = format
         projections = [getattr(self, name) for name in ("qkv", "qk", "v") if hasattr(self, name)]

@@ -74,7 +74,11 @@ class TrainingGuard:
         self._checked = False
 
     def attach(self, model: Any) -> None:
-        """Add the callbacks to a `YOLO` or to a trainer that has no guard yet."""
+        """Guard a model's trainings, where no guard does so yet.
+
+        Args:
+            model: a `YOLO`, or a trainer of Ultralytics.
+        """
         if any(isinstance(getattr(c, "__self__", None), TrainingGuard) for cs in model.callbacks.values() for c in cs):
             return
         model.callbacks["on_pretrain_routine_start"].append(self.on_pretrain_routine_start)
