@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, SHARED, needs, yolov12
+from conftest import SHARED, needs, yolov12
 from test_verify import initializer, lose_attention, tampered
 from ultralytics import YOLO
 
@@ -492,23 +492,3 @@ def test_state_without_a_driver(monkeypatch, nvml, installed):
     if not installed:
         monkeypatch.setitem(sys.modules, "pynvml", None)
     assert set(machine.gpu_state(GPU).values()) == {None}
-
-
-def test_readme_shows_the_record():
-    """The tables of README.md are those of benchmarks/results, as the command prints them."""
-    from yolov12_plugin.show.tables import kernels, latencies
-
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
-    assert latencies(record).markdown() in readme
-    assert kernels(json.loads((ROOT / "benchmarks/results/aot.json").read_text())).markdown() in readme
-    ratios = {(row["runtime"], row["model"]): row["ratio"] for row in record["rows"]}
-    ratios |= {
-        (row["runtime"], row["model"]): row["ratio"]
-        for row in json.loads((ROOT / "benchmarks/results/cpu-torch.json").read_text())["rows"]
-    }
-    against = readme[readme.index("ours / stock") :].splitlines()
-    for runtime, name in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"), ("torch", "PyTorch")):
-        line = next(line for line in against if line.startswith(f"| {name} "))
-        against_stock = [ratios[runtime, f"yolov12{s}"] / ratios[runtime, f"yolo12{s}"] for s in "nsm"]
-        assert line.split("|")[2:5] == [f" {ratio:.2f} " for ratio in against_stock]

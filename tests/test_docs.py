@@ -1,15 +1,17 @@
-"""docs/paper-map.md: what it names is there. README.md: its figures of the paper's tables are those of the records."""
+"""docs/paper-map.md: what it names is there. Pages: what they show of records and tables is what these say."""
 
-import json
 import re
+import runpy
 
 import pytest
 import yaml
 from conftest import ROOT, yolov12
 
 from yolov12_plugin.nn.options import RULES
-from yolov12_plugin.paper.contents import vary
 
+PAGES, BLOCKS, BLOCK, written = (
+    runpy.run_path(str(ROOT / "benchmarks/pages.py"))[name] for name in ("PAGES", "BLOCKS", "BLOCK", "written")
+)
 MAP = (ROOT / "docs/paper-map.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`((?:yolov12_plugin|cfg|benchmarks)/[^`]+)`", MAP)))
 
@@ -43,11 +45,19 @@ def test_commands(command):
     assert yolov12("paper", command, "--help").exit_code == 0
 
 
-def test_readme_shows_table_2():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert vary("table2").markdown() in readme
-    record = json.loads((ROOT / "benchmarks/results/ablation-table2.json").read_text())
-    trained = [variant for variant in record["variants"] if variant["runs"]]
-    pairs = [" and ".join(f"{100 * run['best']['mAP50-95']:.1f}" for run in v["runs"]) for v in trained]
-    said = "vanilla {}, re-aggregation {}, with the residual 0.1 {}".format(*pairs)
-    assert said in " ".join(readme.split())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_made_from_records(page):
+    """`python benchmarks/pages.py` changes nothing."""
+    text = page.read_text(encoding="utf-8")
+    assert written(text) == text
+
+
+def test_every_block_is_shown():
+    shown = [block["name"] for page in PAGES for block in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    assert sorted(shown) == sorted(BLOCKS)
+
+
+def test_a_block_is_made_anew():
+    """Within a line too."""
+    page = "a <!-- startup:begin -->{}<!-- startup:end --> b"
+    assert written(page.format("0 s")) == page.format(BLOCKS["startup"]())

@@ -2,7 +2,6 @@ import re
 
 import pytest
 import ultralytics
-from conftest import ROOT
 from ultralytics import YOLO
 from ultralytics.nn.tasks import guess_model_task
 
@@ -33,14 +32,6 @@ def test_counts(model):
     net.fuse(verbose=False)
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == model.parameters_m
     assert round(gflops(net, model.imgsz), 1) == model.gflops
-
-
-@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
-def test_readme_shows_the_table(model):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    ap = "–" if model.ap is None else model.ap
-    latency = "–" if model.latency is None else model.latency
-    assert f"| {model.name} | {model.imgsz} | {model.parameters_m} | {model.gflops} | {ap} | {latency} |" in readme
 
 
 @pytest.mark.parametrize("release, mlp", [("v1.0", 1.2), ("turbo", 1.5), ("seg", 1.5), ("cls", 1.5)])

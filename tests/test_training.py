@@ -94,36 +94,3 @@ def test_plots_of_a_run(run, tmp_path):
         assert cv2.imread(str(tmp_path / "run" / name)) is not None, name
     args = (tmp_path / "run/args.yaml").read_text()
     assert "yolov12n-residual.yaml" in args and f"lr0: {y12.preset('n', 'finetune')['lr0']}" in args
-
-
-def record(name):
-    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-
-
-def test_readme_shows_the_records():
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    for row in record("stability")["rows"]:
-        if row["scale"] in "lx" and row["dtype"] == "float32":
-            residual = {"default": "0.01"}.get(row["residual"], row["residual"])
-            loss, norm = row["loss"], row["gradient_norm"]
-            cells = (
-                row["scale"].upper(),
-                residual,
-                f"{loss[0]:.1f}",
-                f"{loss[-1]:.1f}",
-                f"{norm[0]:.0f}",
-                f"{max(norm):.0f}",
-            )
-            assert f"| {' | '.join(cells)} |" in readme
-    kills = record("kills")
-    assert kills["guard_on"]["lost"] == 0 and kills["guard_on"]["kills"] == kills["guard_off"]["kills"] == 20
-    assert f"without it {kills['guard_off']['lost']} trainings of 20 were lost" in readme
-    setups = record("finetune")["setups"].values()
-    shown = [" and ".join(f"{run['mAP50-95']:.2f}" for run in setup["runs"]) for setup in setups]
-    assert f"{shown[0]} with Table 7 at batch 16, {shown[1]} with this preset, {shown[2]} with its own model" in readme
-    apart = (
-        record("training")["difference"]["train"]["overall"],
-        record("training")["difference_by_rounding"]["train"]["overall"],
-    )
-    assert f"The training losses differ by at most {100 * apart[0]:.1f} %" in readme
-    assert f"differs from itself by {100 * apart[1]:.1f} %" in readme

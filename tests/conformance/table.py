@@ -1,8 +1,7 @@
-"""Write the table "what works as on stock" into docs/what-works.md, and its record into benchmarks/results.
+"""The record of what works as on stock, in benchmarks/results; benchmarks/pages.py writes it into docs/what-works.md.
 
 python tests/conformance/table.py                 runs everything on stock and with the plugin, some minutes
-python tests/conformance/table.py --show          writes the page from the record
-python tests/conformance/table.py --before FILE   prints it beside an older record instead, where they are not the same
+python tests/conformance/table.py --before FILE   prints the record beside an older one instead, where they are not the same
 """
 
 import argparse
@@ -20,15 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from conformance import capabilities, runner  # noqa: E402
 
 RECORD = ROOT / "benchmarks/results/conformance.json"
-PAGE = ROOT / "docs/what-works.md"
-MARKS = "<!-- conformance:begin -->", "<!-- conformance:end -->"
 PACKAGES = {"pytorch_grad_cam": "grad-cam"}  # modules whose distribution has another name
-HEAD = """# What works as on stock
-
-`tests/conformance/` tries each of these on stock's `yolo12n` with the plugin off and on `yolov12n` with it on: it asserts
-what is right, and compares the values of both. A test fails on whatever stock has and the plugin lacks.
-
-"""
 
 
 def record(chosen: list[capabilities.Capability]) -> dict[str, Any]:
@@ -103,29 +94,16 @@ def summary(data: dict[str, Any]) -> str:
     return f"Of {len(tried)} capabilities stock has {len(stock)}; the plugin has {both} of those, and {only} that stock lacks."
 
 
-def write(data: dict[str, Any], page: Path) -> None:
-    """Put the table between the marks of a page, which is made where there is none."""
-    text = page.read_text(encoding="utf-8") if page.exists() else HEAD + "\n".join(MARKS) + "\n"
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n{markdown(data)}{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--show", action="store_true", help="write the page from the record that is there")
     parser.add_argument("--out", type=Path, default=RECORD)
-    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--before", type=Path)
     args = parser.parse_args()
     if args.before:
         print(beside(*(json.loads(file.read_text(encoding="utf-8")) for file in (args.out, args.before))))
         return
-    if not args.show:
-        data = record(list(capabilities.load().values()))
-        args.out.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    data = json.loads(args.out.read_text(encoding="utf-8"))
-    write(data, args.page)
+    data = record(list(capabilities.load().values()))
+    args.out.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     lacking = [r for r in data["rows"] if r["stock"] and not r["plugin"]]
     for r in lacking:
         print(f"{r['name']}: {r['why']['plugin']}")

@@ -50,9 +50,7 @@ def test_plugin_lacks_nothing_that_stock_has(part):
 
 
 @pytest.mark.skipif(RECORD is None, reason="no record: python tests/conformance/table.py")
-def test_page_shows_the_record():
-    page = table.PAGE.read_text(encoding="utf-8")
-    assert table.markdown(RECORD) in page
+def test_the_record_is_of_the_capabilities():
     assert {row["name"] for row in RECORD["rows"]} == TABLE.keys()
     assert not [row["name"] for row in RECORD["rows"] if row["stock"] and not row["plugin"]]
 
