@@ -397,7 +397,6 @@ def parameters_by_group(model):
     ("source", "optimizer", "order"),
     [
         ("turbo-x-quarter", "SGD", None),
-        ("seg-n", "SGD", ["bias", "weight", "bn"]),
         ("v1.0-pe-bias-n", "AdamW", ["bias", "weight", "bn"]),
         ("turbo-n", "SGD", ["weight", "bn", "bias"]),
         ("yolo12n.yaml", "SGD", None),
@@ -464,7 +463,7 @@ def with_attention_in_the_head(scale, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["n", "l", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "smx")])
+@pytest.mark.parametrize("scale", "nlx")
 def test_a_row_without_the_residual_of_its_scale(tmp_path, scale):
     """At L and X stock's parser would append one, to a row that cannot have it; the files say how it is."""
     with_attention_in_the_head(scale, tmp_path / "model.pt")
@@ -488,9 +487,9 @@ def test_a_row_without_the_residual_of_its_scale(tmp_path, scale):
 
 @pytest.mark.train
 @pytest.mark.process
-@pytest.mark.parametrize("scale, where", [("n", "plugin"), ("l", "plugin"), ("l", "stock")])
-def test_a_row_without_the_residual_of_its_scale_trains_and_resumes(run, tmp_path, data, scale, where):
-    with_attention_in_the_head(scale, tmp_path / "model.pt")
+@pytest.mark.parametrize("where", ["plugin", "stock"])
+def test_a_row_without_the_residual_of_its_scale_trains_and_resumes(run, tmp_path, data, where):
+    with_attention_in_the_head("l", tmp_path / "model.pt")
     path = tmp_path / "model.pt"
     if where == "stock":
         path = tmp_path / "stock.pt"

@@ -4,7 +4,9 @@ A capability is a function without arguments in a module of this package. Its do
 right rather than that nothing was raised; and what it returns (tensors, numbers, names) must be the same on both sides.
 """
 
+import ast
 import importlib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +25,12 @@ class Capability:
     @property
     def name(self) -> str:
         return f"{self.run.__module__.rpartition('.')[2]}.{self.run.__name__}"
+
+    @property
+    def compares(self) -> bool:
+        """Whether it has values that must be the same on both sides, beside what it asserts."""
+        tree = ast.parse(inspect.getsource(self.run))
+        return any(isinstance(node, ast.Return) and node.value for node in ast.walk(tree))
 
     @property
     def shows(self) -> str:
