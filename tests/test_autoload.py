@@ -107,7 +107,12 @@ PLACES = {
 
 
 @pytest.mark.parametrize(
-    "asks, place", [pair for pair in product(HOOKS, PLACES) if pair != ("once for all", "before it")]
+    "asks, place",
+    [
+        *product(["as wrapt does"], PLACES),
+        *product(["without itself on the list", "with a method of its own on the loader"], ["before it", "last"]),
+        *product(["once for all"], ["behind it", "last"]),
+    ],
 )
 def test_beside_a_hook_that_changes_loaders(run, asks, place):
     """Or keeps specs, or leaves the list of finders as it asks them: beside the simpler ones of test_registry.py."""

@@ -180,29 +180,29 @@ def test_wrong_arguments_are_one_line(arguments, said):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("module", "runtime", "hint"),
-    [
-        ("tensorrt", "tensorrt", "TensorRT is not installed: pip install tensorrt"),
-        ("onnxruntime", "onnxruntime", 'onnxruntime is not installed: pip install "yolov12-plugin[export]"'),
-        ("openvino", "openvino", 'openvino is not installed: pip install "yolov12-plugin[export]"'),
-    ],
-)
-def test_runtime_that_is_not_installed(module, runtime, hint, run):
+HINTS = {
+    "tensorrt": "TensorRT is not installed: pip install tensorrt",
+    "onnxruntime": 'onnxruntime is not installed: pip install "yolov12-plugin[export]"',
+    "openvino": 'openvino is not installed: pip install "yolov12-plugin[export]"',
+}
+
+
+def test_runtimes_that_are_not_installed(run):
     code = f"""
 import sys
 from importlib.abc import MetaPathFinder
+missing = {list(HINTS)}
 class Missing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] == {module!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+        if name.split('.')[0] in missing: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 real = __import__('importlib.util').util.find_spec
-__import__('importlib.util').util.find_spec = lambda name, *a: None if name == {module!r} else real(name, *a)
+__import__('importlib.util').util.find_spec = lambda name, *a: None if name in missing else real(name, *a)
 sys.meta_path.insert(0, Missing())
 from yolov12_plugin.cli import app
-app(['bench', 'yolov12n', 'yolo11n', '--runtime', '{runtime},torch', '--imgsz', '64', '--runs', '1'])
+app(['bench', 'yolov12n', 'yolo11n', '--runtime', '{",".join(HINTS)},torch', '--imgsz', '64', '--runs', '1'])
 """
     done = run(code, check=False)
-    assert done.returncode == 2 and done.stderr.count(hint) == 1, done.stderr
+    assert done.returncode == 2 and all(done.stderr.count(hint) == 1 for hint in HINTS.values()), done.stderr
     assert "yolov12n" in done.stdout and "yolo11n" in done.stdout  # torch goes on
 
 
@@ -337,7 +337,7 @@ def test_hook_by_environment_measures_once(trained, tmp_path, monkeypatch):
     """A model keeps the callbacks of its exports."""
     monkeypatch.setenv("YOLO12_BENCH", "1")
     measured = []
-    monkeypatch.setattr(y12.TensorRTBenchmark, "measure", lambda self, *args: measured.append(args[1].name))
+    monkeypatch.setattr(y12.TensorRTBenchmark, "_measure", lambda self, *args: measured.append(args[1].name))
     model = YOLO(shutil.copy(trained / "small.pt", tmp_path))
     for _ in range(2):
         model.export(format="torchscript", imgsz=64, verbose=False)

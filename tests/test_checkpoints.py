@@ -454,6 +454,7 @@ def with_attention_in_the_head(scale, path):
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
     d = yaml_model_load(f"yolov12{scale}.yaml")
+    d["scales"][scale][1] = 0.25  # as narrow as N
     d["head"][2] = [-1, 2, "A2C2f", [512, True, 4]]
     yolo = YOLO("yolov12n.yaml")
     torch.manual_seed(0)

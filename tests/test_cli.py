@@ -86,7 +86,7 @@ def test_module_is_the_command(run):
     assert done.returncode == 2 and done.stderr.startswith("Error: there is no yolov12 paper table99; ")
 
 
-@pytest.mark.parametrize("command", [["--help"], ["paper", "table2"], ["paper", "table2", "--markdown"]])
+@pytest.mark.parametrize("command", [["--help"], ["paper", "table2"], ["paper", "table7", "--markdown"]])
 def test_streams_of_few_characters(run, command):
     """As a file or a pipe on Windows, which is not in UTF-8."""
     assert run([*MODULE, *command], PYTHONIOENCODING="ascii").stdout

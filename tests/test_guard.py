@@ -318,9 +318,10 @@ EVENTS = ("on_pretrain_routine_end", "on_train_start", "on_train_batch_end", "on
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("train", [by_model, by_trainer])
-@pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "train, event, error",
+    [*((by_model, event, ValueError) for event in EVENTS), (by_trainer, EVENTS[2], KeyboardInterrupt)],
+)
 def test_a_training_that_raises_leaves_no_hook(tmp_path, train, event, error):
     """Older Ultralytics calls no teardown then. What a training swaps of Ultralytics is put back too."""
     from ultralytics.engine import trainer as engine
@@ -331,7 +332,7 @@ def test_a_training_that_raises_leaves_no_hook(tmp_path, train, event, error):
         assert len(hooks()) == len(before) + 1
         raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises(error):
         train(TINY | dict(epochs=1, exist_ok=True, project=str(tmp_path), name="run"), event, fails)
     assert hooks() == before and engine.strip_optimizer is strip
 
@@ -521,7 +522,7 @@ def test_killed_at_random(run, tmp_path):
         ]
     )
     result = json.loads((tmp_path / "kills.json").read_text())["guard_on"]
-    assert result["kills"] == len(result["tries"]) == 6 and result["lost"] == 0
+    assert result["kills"] == len(result["tries"]) == 4 and result["lost"] == 0
     epochs = result["epochs"]
     assert epochs == list(range(1, result["tries"][-1]["epoch"] + 4))
     assert np.isfinite(result["cls_loss"]).all()

@@ -212,8 +212,10 @@ ASKS = {
 AGAIN = "import yolov12_plugin.autoload as a; a.uninstall(); a.install()"
 
 
-@pytest.mark.parametrize("later", ["", AGAIN], ids=["before us", "we before it"])
-@pytest.mark.parametrize("place", ["0", "1", "len(sys.meta_path)"])
+@pytest.mark.parametrize(
+    "place, later",
+    [*((place, "") for place in ("0", "1", "len(sys.meta_path)")), pytest.param("0", AGAIN, id="we before it")],
+)
 @pytest.mark.parametrize("asks", ASKS)
 def test_beside_another_import_hook(run, asks, place, later):
     """It may ask the finders that remain, ours too, which asks it: no search goes round in a circle."""

@@ -63,6 +63,7 @@ def columns(tmp_path, monkeypatch):
         monkeypatch.setattr(
             ultralytics_suite, "set_up", lambda archive, home, column, args: unpack(archive, home, column)
         )
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # seconds of each process
         return compare(tmp_path, Namespace(archive=archive, workers=1, k=None, limit=2))
 
     return columns
