@@ -58,6 +58,14 @@ def test_json_is_rows_of_equal_keys(name):
         assert len({tuple(row) for row in found}) == 1
 
 
+@pytest.mark.parametrize("name", ["list", "table1", "table5", "table7"])
+def test_out_is_what_json_prints(name, tmp_path):
+    printed = yolov12("paper", name, "--json", "--out", tmp_path / "rows.json").stdout
+    assert (tmp_path / "rows.json").read_text() == printed and json.loads(printed)
+    done = yolov12("paper", name, "--out", tmp_path)
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", PRINTED)
 def test_markdown_is_a_table_of_the_rows(name):
     lines = once_shown(name, "--markdown").splitlines()

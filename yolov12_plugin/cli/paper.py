@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolov12_plugin.cli.common import Group, Json, Markdown, one_line
+from yolov12_plugin.cli.common import Group, Json, Markdown, Out, one_line, output
 from yolov12_plugin.paper.ablations import ABLATIONS
 
 if TYPE_CHECKING:
@@ -54,10 +54,9 @@ Rounds = Annotated[int, typer.Option(min=1, help="In which networks take turns, 
 Device = Annotated[str | None, typer.Option(help="cpu, 0, cuda:1; of --measure. The first GPU if there is one.")]
 
 
-def show(views: "Sequence[View]", as_json: bool, as_markdown: bool) -> None:
-    """Print rows: as one list of JSON, or as tables."""
-    if as_json:
-        typer.echo(json.dumps([row for view in views for row in view.rows], indent=2, allow_nan=False))
+def show(views: "Sequence[View]", out: Path | None, as_json: bool, as_markdown: bool) -> None:
+    """Print rows, as one list of JSON or as tables, and write the list where --out is for it."""
+    if output([row for view in views for row in view.rows], out, as_json):
         return
     for i, view in enumerate(views):
         if i:
@@ -83,7 +82,7 @@ def table(name: str, about: str | None = None, **parts: Callable[..., Any]) -> C
     """Make a command of a function that returns views: it prints them.
 
     It has the function's options, then those of the `parts`, of which the function gets what each makes of them, then
-    --json and --markdown.
+    --json and --markdown; and --out for the rows, where the function has none of that name for a picture.
     """
 
     def options(of: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -94,14 +93,19 @@ def table(name: str, about: str | None = None, **parts: Callable[..., Any]) -> C
             with one_line(), status(f"{name} ..."):
                 made = {part: of(**{key: given[key] for key in options(of)}) for part, of in parts.items()}
                 views = make(**{key: given[key] for key in options(make)}, **made)
-            show(views, given["as_json"], given["as_markdown"])
+            show(views, given["out"] if for_rows else None, given["as_json"], given["as_markdown"])
 
-        sources: list[Callable[..., Any]] = [make, *parts.values(), has_form]
+        for_rows = [] if "out" in options(make) else [has_out]
+        sources: list[Callable[..., Any]] = [make, *parts.values(), *for_rows, has_form]
         every = {key: option for of in sources for key, option in options(of).items()}
         command.__signature__ = inspect.Signature(list(every.values()))  # type: ignore[attr-defined]
         app.command(name, help=about or make.__doc__)(command)
 
     return add
+
+
+def has_out(out: Out = None) -> bool:
+    return out is not None
 
 
 def has_form(as_json: Json = False, as_markdown: Markdown = False) -> bool:
@@ -278,7 +282,7 @@ def ablation(
         with one_line(), status(f"{name} ..."):
             measured = measurement(measure, imgsz or 640, rounds, device)
             views = [contents().vary(part, measured) for part in names]
-        show(views, as_json, as_markdown)
+        show(views, None, as_json, as_markdown)
         return
     budget |= {"imgsz": imgsz, "device": device}
     given = {key: value for key, value in budget.items() if value is not None}
