@@ -604,6 +604,7 @@ DAMAGES = {
     "cut": lambda data: data[: len(data) // 2],
     "zeros": lambda data: bytes(len(data)),
     "other": lambda data: b"a text",
+    "a bit": lambda data: data[: (flags := data.rindex(b"PK\x01\x02") + 8)] + b"\1" + data[flags + 1 :],  # encrypted
 }
 
 
@@ -646,6 +647,22 @@ def test_a_process_that_dies_between_any_moves(tmp_path, monkeypatch, moves):
     with leftovers.set_aside(tmp_path):
         (tmp_path / "weights/last.pt").write_text("new")
         assert set(left(tmp_path).values()) == {*before.values(), b"new"}
+    assert left(tmp_path) == {"weights/last.pt": b"new"}
+
+
+def test_what_was_replaced_and_cannot_be_deleted(tmp_path, monkeypatch):
+    """As where it is open in another process, on Windows: nothing is moved, and the next try goes on."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/last.pt").write_text("good")
+    with monkeypatch.context() as patch:
+        with leftovers.set_aside(tmp_path):
+            (tmp_path / "weights/last.pt").write_text("new")
+            patch.setattr(leftovers.shutil, "rmtree", lambda *args, ignore_errors=False: ignore_errors or 1 / 0)
+        with pytest.raises(ZeroDivisionError), leftovers.set_aside(tmp_path):
+            pass
+    assert (tmp_path / "weights/last.pt").read_text() == "new"
+    with leftovers.set_aside(tmp_path):
+        assert left(tmp_path) == {".before/weights/last.pt": b"new"}
     assert left(tmp_path) == {"weights/last.pt": b"new"}
 
 

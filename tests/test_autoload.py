@@ -92,7 +92,7 @@ class Hook:
         if spec and name.startswith("ultralytics") and hasattr(spec.loader, "exec_module"):
             load = spec.loader.exec_module
             def exec_module(module):
-                vars(spec.loader).pop("exec_module", None)
+                del spec.loader.exec_module
                 load(module)
             spec.loader.exec_module = exec_module
         return spec
@@ -110,7 +110,8 @@ PLACES = {
     "asks, place",
     [
         *product(["as wrapt does"], PLACES),
-        *product(["without itself on the list", "with a method of its own on the loader"], ["before it", "last"]),
+        *product(["without itself on the list"], ["before it", "last"]),
+        *product(["with a method of its own on the loader"], ["before it", "behind it"]),
         *product(["once for all"], ["behind it", "last"]),
     ],
 )

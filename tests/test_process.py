@@ -95,6 +95,21 @@ def test_verify_export(unusual, exported, format, tmp_path):
         assert state() == before
 
 
+def test_where_the_caller_names_the_precision_of_convolutions(monkeypatch):
+    """PyTorch's new switch, beside which the old one cannot be read."""
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    if conv is None:
+        pytest.skip("this PyTorch has the old switch alone")
+    before = conv.fp32_precision
+    try:
+        conv.fp32_precision = "ieee"
+        with undisturbed():
+            pass
+        assert conv.fp32_precision == "ieee"
+    finally:
+        conv.fp32_precision = before
+
+
 @pytest.mark.parametrize("method", ["activation", "attention"])
 def test_heat_maps(unusual, tmp_path, method):
     before = state()

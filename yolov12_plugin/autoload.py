@@ -44,13 +44,16 @@ class Finder:
 
 
 def _hook(loader, name):
-    load = loader.exec_module
+    load, own = loader.exec_module, "exec_module" in getattr(loader, "__dict__", ())
     if getattr(load, "hook_of", None) == name:  # a finder that gives one spec twice
         return
 
     def exec_module(module):
         if getattr(loader, "exec_module", None) is exec_module:  # or it is another hook's by now
-            del loader.exec_module
+            if own:  # which may take it off itself
+                loader.exec_module = load
+            else:
+                del loader.exec_module
         load(module)
         try:
             from importlib import import_module

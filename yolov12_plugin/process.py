@@ -9,14 +9,15 @@ from functools import partial
 import numpy as np
 import torch
 
-CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
+CUDNN = ("enabled", "benchmark", "deterministic")
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Leave random numbers, environment, threads and PyTorch's switches as the caller had them, whatever happens.
 
-    Trainings, exports and Ultralytics' choice of a device set all of them. As a decorator it holds for each call.
+    Trainings, exports and Ultralytics' choice of a device set all of them. As a decorator it holds for each call; of
+    calls that overlap in several threads, the last to end leaves what it found.
     """
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with ExitStack() as stack:
@@ -24,6 +25,11 @@ def undisturbed() -> Iterator[None]:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
         stack.callback(_restore_environment, dict(os.environ))
+        if torch.backends.mps.is_available():
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        (nnpack,) = torch.backends.nnpack.set_flags(True)
+        torch.backends.nnpack.set_flags(nnpack)
+        stack.callback(torch.backends.nnpack.set_flags, nnpack)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())

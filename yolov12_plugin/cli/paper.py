@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yolov12_plugin.cli.common import Group, Json, Markdown, Out, one_line, output
+from yolov12_plugin.files import check_place
 from yolov12_plugin.paper.ablations import ABLATIONS
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def table(name: str, about: str | None = None, **parts: Callable[..., Any]) -> C
     def add(make: Callable[..., "list[View]"]) -> None:
         def command(**given: Any) -> None:
             with one_line(), status(f"{name} ..."):
+                if for_rows and given["out"]:
+                    check_place(given["out"])
                 made = {part: of(**{key: given[key] for key in options(of)}) for part, of in parts.items()}
                 views = make(**{key: given[key] for key in options(make)}, **made)
             show(views, given["out"] if for_rows else None, given["as_json"], given["as_markdown"])

@@ -122,12 +122,12 @@ def find_images(
             if found[i] is not None:
                 continue
             here = [path for path in by_stem.get(name.stem, ()) if path not in claimed and fit(path, name)]
-            if len(here) > 1:
+            if len({os.path.realpath(path) for path in here}) > 1:
                 raise NotRunnable(
                     f"{annotations}: image {name} may be {here[0]} or {here[1]}; name one folder of images"
                 )
             if here:
-                found[i] = here[0]
+                found[i] = min(here, key=os.path.islink)
         claimed = {path for path in found.values() if path is not None}
         if len(claimed) < sum(path is not None for path in found.values()):
             twice = Counter(path for path in found.values() if path is not None).most_common(1)[0][0]
@@ -142,8 +142,8 @@ def find_images(
             f"{len(missing)} of {len(found)} annotated images are missing (first: {missing[0]}); "
             "the scores are of the others alone"
         )
-    if extra := len(files) - len(claimed):
-        report(f"{extra} images have no entry in {annotations} and are left out")
+    if extra := {*map(os.path.realpath, files)} - {*map(os.path.realpath, claimed)}:
+        report(f"{len(extra)} images have no entry in {annotations} and are left out")
     return found
 
 
@@ -216,7 +216,7 @@ def images_of(data: str, split: str, annotations: Path | None = None) -> tuple[l
 
 
 def images_in(places: Iterable[Path]) -> list[Path]:
-    """Image files within folders, and those that text files list; each is there once, however many links lead to it.
+    """Image files within folders, and those that text files list; each path is there once.
 
     Raises:
         NotRunnable: a place is neither, or there is no image.
@@ -232,10 +232,7 @@ def images_in(places: Iterable[Path]) -> list[Path]:
             found += [path for path in beside if path.is_file()]
         else:
             raise NotRunnable(f"{place} is no folder of images, and no .txt that lists them")
-    images: dict[tuple[str, str], Path] = {}  # by name too: several may be annotated that link to one file
-    for path in sorted(found, key=lambda path: os.path.realpath(path) != os.path.abspath(path)):
-        if path.suffix[1:].lower() in IMG_FORMATS:
-            images.setdefault((os.path.realpath(path), path.name), path)
+    images = {os.path.abspath(path): path for path in found if path.suffix[1:].lower() in IMG_FORMATS}
     if not images:
         raise NotRunnable(f"there are no images in {listed(places)}")
     return list(images.values())

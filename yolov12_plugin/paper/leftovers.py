@@ -17,8 +17,13 @@ def set_aside(folder: Path) -> Iterator[None]:
     """Let a training begin in a folder without the checkpoints and results of another.
 
     They are gone once it has a last.pt, and where it ends before that, they are as they were.
+
+    Raises:
+        OSError: they cannot be moved, or what a training before replaced cannot be deleted; all is where it was.
     """
     put_back(folder)
+    if (folder / BEFORE).exists():  # it was open in another process, on Windows
+        shutil.rmtree(folder / BEFORE)
     if left := written(folder):
         for file in left:
             _move(file, folder, folder / MOVING)

@@ -470,7 +470,7 @@ def is_damaged(data: io.BytesIO) -> bool:
     """Whether it is not the whole archive that PyTorch writes."""
     try:
         return zipfile.ZipFile(data).testzip() is not None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, OverflowError, RuntimeError, ValueError):
         return True
 
 
