@@ -56,18 +56,12 @@ def models() -> str:
 
 
 def patches() -> str:
-    return rows(
-        ("attribute", "why"),
-        *(
-            (
-                f"`{p.owner}.{p.attribute}`",
-                "; also where it is imported by name: ".join(
-                    filter(None, (p.why, ", ".join(f"`{m}`" for m in p.reexports)))
-                ),
-            )
-            for p in PATCHES
-        ),
-    )
+    lines = []
+    for p in PATCHES:
+        others = ", ".join(f"`{module}`" for module in p.reexports)
+        also = f"; also where it is imported by name: {others}" if others else ""
+        lines.append((f"`{p.owner}.{p.attribute}`", p.why + also))
+    return rows(("attribute", "why"), *lines)
 
 
 def stability() -> str:
@@ -82,12 +76,10 @@ def stability() -> str:
 
 
 def finetune() -> str:
-    seeds = [run["seed"] for run in next(iter(record("finetune")["setups"].values()))["runs"]]
-    lines = [
-        (SETUPS[name], *(f"{run['mAP50-95']:.2f}" for run in setup["runs"]))
-        for name, setup in record("finetune")["setups"].items()
-    ]
-    return rows(("mAP50-95", *(f"seed {seed}" for seed in seeds)), *lines)
+    setups = record("finetune")["setups"]
+    seeds = [f"seed {run['seed']}" for run in next(iter(setups.values()))["runs"]]
+    lines = [(SETUPS[name], *(f"{run['mAP50-95']:.2f}" for run in s["runs"])) for name, s in setups.items()]
+    return rows(("mAP50-95", *seeds), *lines)
 
 
 def shapes() -> str:
