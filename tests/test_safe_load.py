@@ -164,7 +164,7 @@ REBUILD = torch._tensor._rebuild_from_type_v2  # calls what it is given
 MALICIOUS = {
     "system": (lambda s: Payload(os.system, f"touch {s}"), "names posix.system"),
     "eval": (lambda s: Payload(eval, f"__import__('pathlib').Path({str(s)!r}).touch()"), "names builtins.eval"),
-    "method": (lambda s: Payload(Path.touch, Path(s)), "names pathlib.Path"),
+    "method": (lambda s: Payload(Path.touch, Path(s)), f"names {Path.__module__}.Path"),
     "attribute": (lambda s: Payload(Payload(getattr, Path(s), "touch")), "name='touch'"),
     "model from a YAML": (lambda s: Payload(DetectionModel, _yaml(s)), "calls DetectionModel"),
     "PyTorch's own function": (lambda s: Payload(REBUILD, os.system, int, (f"touch {s}",), None), REBUILD.__name__),
