@@ -6,6 +6,7 @@ Each stands between two marks, `<!-- name:begin -->` and `<!-- name:end -->`, an
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from yolov12_plugin.registry import PATCHES  # noqa: E402
 from yolov12_plugin.show.tables import kernels, latencies  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"<!-- (?P<name>[\w-]+):begin -->(?P<text>.*?)<!-- (?P=name):end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (?P<name>[\w-]+):begin -->.*?<!-- (?P=name):end -->", re.DOTALL)
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -146,9 +147,10 @@ def memory() -> str:
 
 def kept() -> str:
     """Cells of the first table."""
-    mb = {row["model"]: [] for row in record("attention-cpu")["rows"]}
+    mb = defaultdict(list)
     for row in record("attention-cpu")["rows"]:
-        mb[row["model"]] += [row["mb"]] if "mb" in row else []
+        if "mb" in row:
+            mb[row["model"]].append(row["mb"])
     stock, default, switched = (
         "{:.0f} / {:.0f} MB".format(*mb[name])
         for name in ("yolo12n, stock", "yolov12n, sdpa", "yolov12n, checkpointing")

@@ -1,5 +1,6 @@
 """docs/paper-map.md: what it names is there. Pages: what they show of records and tables is what these say."""
 
+import json
 import re
 import runpy
 
@@ -55,6 +56,12 @@ def test_what_is_made_from_records(page):
 def test_every_block_is_shown():
     shown = [block["name"] for page in PAGES for block in BLOCK.finditer(page.read_text(encoding="utf-8"))]
     assert sorted(shown) == sorted(BLOCKS)
+
+
+def test_the_record_of_kills_is_of_equal_trials():
+    """And the guard lost none: the sentence that is made of it compares the two."""
+    kills = json.loads((ROOT / "benchmarks/results/kills.json").read_text())
+    assert kills["guard_on"]["lost"] == 0 and kills["guard_on"]["kills"] == kills["guard_off"]["kills"] == 20
 
 
 def test_a_block_is_made_anew():

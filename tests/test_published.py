@@ -10,6 +10,7 @@ from torch import nn
 from yolov12_plugin.deploy.verify import load
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.nets import gflops
+from yolov12_plugin.paper import networks
 from yolov12_plugin.published import (
     TABLE1,
     TABLE3_CPU,
@@ -134,6 +135,10 @@ def test_name_is_the_papers_network(name):
         assert parameters_m == pytest.approx(row.parameters_m, abs=0.1 if ungrouped else 0.06)
 
 
+def in_the_abstract(name):
+    return networks.Countable(networks.shipped(name))
+
+
 @pytest.mark.parametrize(
     "name, method", [("yolov6n", "YOLOv6-3.0-N"), ("yolov6s", "YOLOv6-3.0-S"), ("rtdetr-resnet101", "RT-DETR-R101")]
 )
@@ -144,9 +149,10 @@ def test_a_namesake_that_is_another_network_has_no_figures(name, method):
     assert row.name is None and detector(name) is None and latency(name) is None
 
 
-def test_its_activation_is_not_the_next_models():
-    kinds = type(load(Path("yolov6n.yaml")).model.model[0].act), type(load(Path("yolov12n.yaml")).model.model[0].act)
-    assert kinds == (nn.ReLU, nn.SiLU)
+@pytest.mark.parametrize("make", [lambda name: load(Path(f"{name}.yaml")).model, networks.build, in_the_abstract])
+def test_its_activation_is_not_the_next_models(make):
+    """Whichever way the plugin builds a model."""
+    assert [type(make(name).model[0].act) for name in ("yolov6n", "yolov12n")] == [nn.ReLU, nn.SiLU]
 
 
 @pytest.mark.parametrize("scale", "nsmlx")

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from ultralytics.nn.modules.conv import Conv
 
 CUDNN = ("enabled", "benchmark", "deterministic")
 
@@ -43,6 +44,16 @@ def undisturbed() -> Iterator[None]:
         if torch.cuda.is_initialized():
             stack.callback(torch.cuda.set_device, torch.cuda.current_device())
         yield
+
+
+@contextmanager
+def same_activation() -> Iterator[None]:
+    """Leave convolutions their activation: Ultralytics 8.3 leaves that of a YAML to every model built after it."""
+    act = Conv.default_act
+    try:
+        yield
+    finally:
+        Conv.default_act = act
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from yolov12_plugin.deploy.runtimes import open_artefact
 from yolov12_plugin.deploy.runtimes.pytorch import exportable
 from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, literal
 from yolov12_plugin.nets import channels, is_classifier, is_dense, is_detector, is_rotated
-from yolov12_plugin.process import undisturbed
+from yolov12_plugin.process import same_activation, undisturbed
 
 CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
 SUPPRESSION = {"conf_thres": CONFIDENCE, "iou_thres": NMS_IOU, "agnostic": False, "max_det": 300}  # as exports have it
@@ -136,17 +136,13 @@ def verify_export(
     return verify(exportable(net, size, end2end=end2end), session, images, precision, suppression)
 
 
+@same_activation()
 def load(source: Path) -> Any:
     """A `YOLO` of a file, or an `RTDETR` of a YAML, which `YOLO` does not build."""
     from ultralytics import RTDETR, YOLO
-    from ultralytics.nn.modules import Conv
 
     kind = RTDETR if source.stem.lower().startswith("rtdetr") and source.suffix != ".pt" else YOLO
-    act = Conv.default_act
-    try:
-        return kind(str(source))
-    finally:
-        Conv.default_act = act  # Ultralytics 8.3 leaves a YAML's activation to every model built after it
+    return kind(str(source))
 
 
 def selects(session: Session, images: Tensor, head: Any) -> bool:

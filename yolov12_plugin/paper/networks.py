@@ -18,6 +18,7 @@ from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.names import CFG
 from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
+from yolov12_plugin.process import same_activation
 
 K = TypeVar("K")
 
@@ -34,6 +35,7 @@ def shipped(name: str) -> dict[str, Any]:
 class Countable(BaseModel):
     """The layers of a detector without their values: to be counted, which then takes no time, not to detect."""
 
+    @same_activation()
     def __init__(self, d: dict[str, Any]):
         super().__init__()
         self.yaml = d
@@ -41,6 +43,12 @@ class Countable(BaseModel):
             self.model, self.save = tasks.parse_model(d, ch=3, verbose=False)
         head = self.model[-1]
         head.stride = torch.ones(head.nl)  # what makes boxes needs values
+
+
+@same_activation()
+def build(name: str) -> Any:
+    """A fused detector of the plugin or of Ultralytics, by its name."""
+    return DetectionModel(shipped(name), verbose=False).eval().fuse(verbose=False)
 
 
 @functools.cache
@@ -81,10 +89,7 @@ class Measurement:
         """
         where = torch.device(self.device)
         image = torch.rand(1, 3, self.imgsz, self.imgsz, device=where)
-        nets = {
-            name: DetectionModel(shipped(name), verbose=False).eval().fuse(verbose=False).to(where)
-            for name in dict.fromkeys(name for name, _ in runs.values())
-        }
+        nets = {name: build(name).to(where) for name in dict.fromkeys(name for name, _ in runs.values())}
 
         def forward(name: str, backend: str) -> None:
             with attention_backend(backend), torch.inference_mode():
