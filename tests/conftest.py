@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import forked
 import pytest
 
 # Ultralytics reads these when it is first imported; children inherit them.
@@ -46,16 +47,25 @@ def threads():
 def run(tmp_path):
     """Run Python code, or a command given as a list, in a process of its own from an empty folder."""
 
-    def run(code, *, check=True, cwd=tmp_path, python=sys.executable, **env):
-        command = [python, "-c", code] if isinstance(code, str) else [str(part) for part in code]
-        done = subprocess.run(
-            command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=600, check=False
-        )
-        if check:
-            assert done.returncode == 0, done.stdout + done.stderr
-        return done
+    return functools.partial(in_a_process, started, cwd=tmp_path)
 
-    return run
+
+@pytest.fixture
+def fork(tmp_path):
+    """As `run`, where the start of the process is not what is tried: much the quicker one."""
+    return functools.partial(in_a_process, forked.run, cwd=tmp_path)
+
+
+def started(command, cwd, env, timeout):
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def in_a_process(runs, code, *, cwd, check=True, python=sys.executable, **env):
+    command = [python, "-c", code] if isinstance(code, str) else [str(part) for part in code]
+    done = runs(command, cwd=cwd, env=os.environ | env, timeout=600)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
 
 
 def yolov12(*command):
@@ -112,7 +122,7 @@ of_quick = {}  # the test that runs, without one of these markers
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "run" in item.fixturenames:
+        if {"run", "fork"} & set(item.fixturenames):
             item.add_marker("process")
 
 

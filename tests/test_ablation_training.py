@@ -433,12 +433,12 @@ print(json.dumps(results))
 
 
 @pytest.mark.process
-def test_killed_and_started_again(run, folder):
+def test_killed_and_started_again(fork, folder):
     """At the 2nd, 5th, 7th and 9th of nine epochs: before a first checkpoint, between, in the last epoch of all."""
     code = KILLED.replace("{tests!r}", repr(str(Path(__file__).parent)))
 
     def start(die):
-        return run([sys.executable, "-c", code, die], check=False)
+        return fork([sys.executable, "-c", code, die], check=False)
 
     assert start(1).returncode == -signal.SIGKILL
     assert not Path("out/a/weights/last.pt").exists()
@@ -723,16 +723,16 @@ def test_command_refuses_in_one_line(folder, command, says):
 
 
 @pytest.mark.process
-def test_whole_command(run, folder):
+def test_whole_command(fork, folder):
     """N of Table 2, in a process of its own: nothing but JSON on the standard output, and a second time nothing new."""
     command = [Path(sys.executable).with_name("yolov12"), "paper", "ablation", "table2", "--data", "shapes.yaml"]
     command += ["--epochs", 1, "--imgsz", 32, "--batch", 4, "--device", "cpu", "--variants", "n,n-elan", "--json"]
     command += ["fraction=0.125"]
-    done = run(command)
+    done = fork(command)
     results = json.loads(done.stdout)
     assert results == json.loads(Path("ablation-table2/results.json").read_text())
     assert list(runs(results)) == ["n-elan", "n"] and results["failed"] == []
     assert [(v["parameters"], v["gflops"]) for v in results["variants"][1:2]] == [(2_590_824, 6.5)]
     before = files("ablation-table2")
-    assert json.loads(run(command).stdout) == results and files("ablation-table2") == before
+    assert json.loads(fork(command).stdout) == results and files("ablation-table2") == before
     assert sorted(path.name for path in Path().iterdir() if path.is_dir()) == ["ablation-table2"]

@@ -332,7 +332,7 @@ def test_checkpoints_keep_nothing_of_the_choice():
     assert b"math" not in data and b"backend" not in data and b"yolov12_plugin" not in data
 
 
-def test_backend_from_the_environment(run):
+def test_backend_from_the_environment(fork):
     code = """
     import torch, yolov12_plugin as y12
     with torch.profiler.profile() as profile:
@@ -340,13 +340,13 @@ def test_backend_from_the_environment(run):
     print("flash_attention" in str({e.name for e in profile.events()}))
     """
     code = textwrap.dedent(code)
-    assert run(code).stdout.endswith("True\n")
-    assert run(code, YOLO12_ATTENTION="math").stdout.endswith("False\n")
-    failed = run(code, YOLO12_ATTENTION="flsh", check=False)
+    assert fork(code).stdout.endswith("True\n")
+    assert fork(code, YOLO12_ATTENTION="math").stdout.endswith("False\n")
+    failed = fork(code, YOLO12_ATTENTION="flsh", check=False)
     assert "attention backend 'flsh' is unknown; available: auto, sdpa, math" in failed.stderr
 
 
-def test_how_the_environment_is_read(run):
+def test_how_the_environment_is_read(fork):
     """Empty is unset, case and blanks are ignored."""
     code = """
     import importlib, os
@@ -355,7 +355,7 @@ def test_how_the_environment_is_read(run):
         os.environ["YOLO12_ATTENTION"] = value
         print(importlib.reload(attention).attention_backend.current())
     """
-    assert run(textwrap.dedent(code)).stdout.split()[-6:] == ["auto", "auto", "math", "math", "sdpa", "auto"]
+    assert fork(textwrap.dedent(code)).stdout.split()[-6:] == ["auto", "auto", "math", "math", "sdpa", "auto"]
 
 
 @pytest.mark.parametrize(
@@ -404,8 +404,8 @@ def test_one_object_in_many_blocks(switch, values):
     assert switch.current() == default
 
 
-def test_choice_is_said_once(run):
-    out = run(
+def test_choice_is_said_once(fork):
+    out = fork(
         "from ultralytics import YOLO; m = YOLO('yolov12n.yaml'); m.predict(imgsz=64, source='none.jpg')", check=False
     )
     assert out.stdout.count("attention: sdpa on cpu, float32\n") == 1

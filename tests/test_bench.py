@@ -187,7 +187,7 @@ HINTS = {
 }
 
 
-def test_runtimes_that_are_not_installed(run):
+def test_runtimes_that_are_not_installed(fork):
     code = f"""
 import sys
 from importlib.abc import MetaPathFinder
@@ -201,7 +201,7 @@ sys.meta_path.insert(0, Missing())
 from yolov12_plugin.cli import app
 app(['bench', 'yolov12n', 'yolo11n', '--runtime', '{",".join(HINTS)},torch', '--imgsz', '64', '--runs', '1'])
 """
-    done = run(code, check=False)
+    done = fork(code, check=False)
     assert done.returncode == 2 and all(done.stderr.count(hint) == 1 for hint in HINTS.values()), done.stderr
     assert "yolov12n" in done.stdout and "yolo11n" in done.stdout  # torch goes on
 
@@ -294,9 +294,9 @@ def test_record_that_cannot_be_written_is_said_first(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_hook_by_environment(format, run, trained, tmp_path):
+def test_hook_by_environment(format, fork, trained, tmp_path):
     shutil.copy(trained / "small.pt", tmp_path)
-    done = run([YOLO_COMMAND, "export", "model=small.pt", f"format={format}", "imgsz=64"], YOLO12_BENCH="1")
+    done = fork([YOLO_COMMAND, "export", "model=small.pt", f"format={format}", "imgsz=64"], YOLO12_BENCH="1")
     file = {"onnx": "small.onnx", "openvino": "small_openvino_model"}[format]
     (row,) = json.loads((tmp_path / f"{file}.json").read_text())["rows"]
     assert row["model"] == "small" and row["verification"]["passed"] and row["latency"]["median_ms"] > 0
@@ -304,13 +304,13 @@ def test_hook_by_environment(format, run, trained, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["", "0", "off"])
-def test_hook_is_off(value, run, trained, tmp_path):
+def test_hook_is_off(value, fork, trained, tmp_path):
     shutil.copy(trained / "small.pt", tmp_path)
-    run([YOLO_COMMAND, "export", "model=small.pt", "format=torchscript", "imgsz=64"], YOLO12_BENCH=value)
+    fork([YOLO_COMMAND, "export", "model=small.pt", "format=torchscript", "imgsz=64"], YOLO12_BENCH=value)
     assert (tmp_path / "small.torchscript").exists() and not list(tmp_path.glob("*.json"))
 
 
-def test_hook_ends_the_command_where_the_export_is_wrong(run, trained, tmp_path):
+def test_hook_ends_the_command_where_the_export_is_wrong(fork, trained, tmp_path):
     """As a broken exporter would leave it: the graph is changed before the callbacks run."""
     shutil.copy(trained / "small.pt", tmp_path)
     code = f"""
@@ -325,7 +325,7 @@ Exporter.run_callbacks = run_callbacks
 from ultralytics.cfg import entrypoint
 entrypoint('yolo export model=small.pt format=onnx imgsz=64')
 """
-    done = run(code, check=False, YOLO12_BENCH="1")
+    done = fork(code, check=False, YOLO12_BENCH="1")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("Error: small.onnx does not compute the model, output0")
     (row,) = json.loads((tmp_path / "small.onnx.json").read_text())["rows"]

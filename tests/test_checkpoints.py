@@ -50,11 +50,11 @@ print(type(model.model[6]).forward.__module__)
 """
 
 
-def with_and_without(run, tmp_path, checkpoint, **env):
+def with_and_without(fork, tmp_path, checkpoint, **env):
     """Outputs of a checkpoint in a process with the plugin and in one without."""
     outputs = []
     for switch, module in ("on", "yolov12_plugin.nn.modules"), ("off", "ultralytics.nn.modules.block"):
-        out = run([sys.executable, "-c", PREDICT, checkpoint, tmp_path / switch], YOLO12_PLUGIN=switch, **env)
+        out = fork([sys.executable, "-c", PREDICT, checkpoint, tmp_path / switch], YOLO12_PLUGIN=switch, **env)
         assert out.stdout.splitlines()[-1] == module
         outputs.append(torch.load(tmp_path / switch))
     return outputs
@@ -76,34 +76,34 @@ def calibrated(name):
 
 @pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l.yaml", "yolov12n-pose.yaml", "yolov12n-obb.yaml"])
 @pytest.mark.parametrize("safe", ["0", "1"])
-def test_runs_on_stock_with_the_plugin_absent(run, tmp_path, name, safe):
+def test_runs_on_stock_with_the_plugin_absent(fork, tmp_path, name, safe):
     yolo = calibrated(name)
     yolo.save(tmp_path / "model.pt")
     with zipfile.ZipFile(tmp_path / "model.pt") as archive:
         data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
     assert b"yolov12_plugin" not in data
 
-    ours, stock = with_and_without(run, tmp_path, tmp_path / "model.pt", ULTRALYTICS_SAFE_LOAD=safe)
+    ours, stock = with_and_without(fork, tmp_path, tmp_path / "model.pt", ULTRALYTICS_SAFE_LOAD=safe)
     assert stock.std() > 0
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l.yaml"])
 @pytest.mark.parametrize("safe", ["0", "1"])
-def test_fused_models_run_on_stock(run, tmp_path, name, safe):
+def test_fused_models_run_on_stock(fork, tmp_path, name, safe):
     """Ultralytics may fuse a model in place when it predicts; what is saved then is in the official layout all the same."""
     yolo = calibrated(name)
     yolo.model.fuse(verbose=False)
     yolo.save(tmp_path / "model.pt")
-    outputs = with_and_without(run, tmp_path, tmp_path / "model.pt", ULTRALYTICS_SAFE_LOAD=safe)
+    outputs = with_and_without(fork, tmp_path, tmp_path / "model.pt", ULTRALYTICS_SAFE_LOAD=safe)
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
 
 
-def test_stock_checkpoints_load(run, tmp_path):
+def test_stock_checkpoints_load(fork, tmp_path):
     """And the other way round: what stock wrote is read into the plugin's classes, with the same outputs."""
     code = "from ultralytics import YOLO; YOLO('yolo12n.yaml').save('stock.pt')"
-    run(code, YOLO12_PLUGIN="off")
-    outputs = with_and_without(run, tmp_path, "stock.pt")
+    fork(code, YOLO12_PLUGIN="off")
+    outputs = with_and_without(fork, tmp_path, "stock.pt")
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
 
 
@@ -167,9 +167,9 @@ print(json.dumps(differences))
 
 
 @needs("golden")
-def test_converted_runs_on_stock(run, converted):
+def test_converted_runs_on_stock(fork, converted):
     folder, _ = converted
-    out = run([sys.executable, "-c", GOLDEN_ON_STOCK, folder, *GOLDEN], YOLO12_PLUGIN="off")
+    out = fork([sys.executable, "-c", GOLDEN_ON_STOCK, folder, *GOLDEN], YOLO12_PLUGIN="off")
     differences = json.loads(out.stdout.splitlines()[-1])
     assert len(differences) == 2 * len(GOLDEN)
     for key, (boxes, scores) in differences.items():
@@ -263,8 +263,8 @@ def test_round_trip_is_exact_and_metadata_survive(path, tmp_path):
     assert same(state(original), state(plugin)) and plugin["model"].yaml == original["model"].yaml
 
 
-def test_stock_s_own_checkpoint_is_changed_by_nothing(run, tmp_path):
-    run("from ultralytics import YOLO; YOLO('yolo12n.yaml').save('source.pt')", YOLO12_PLUGIN="off")
+def test_stock_s_own_checkpoint_is_changed_by_nothing(fork, tmp_path):
+    fork("from ultralytics import YOLO; YOLO('yolo12n.yaml').save('source.pt')", YOLO12_PLUGIN="off")
     for to in "plugin", "stock":
         assert convert(tmp_path / "source.pt", tmp_path / f"{to}.pt", to=to)["changes"] == []
         a, b = read(tmp_path / "source.pt"), read(tmp_path / f"{to}.pt")
@@ -319,11 +319,11 @@ print(json.dumps(lost))
 @pytest.mark.process
 @needs("golden")
 @pytest.mark.parametrize("where", ["plugin", "stock"])
-def test_fine_tuning_starts_with_every_tensor(run, tmp_path, data, converted, where):
+def test_fine_tuning_starts_with_every_tensor(fork, tmp_path, data, converted, where):
     """From the authors' files here, from the converted ones on stock."""
     paths = GOLDEN if where == "plugin" else [converted[0] / path.name for path in GOLDEN]
     command = [sys.executable, "-c", TRAIN, data, tmp_path, *paths]
-    out = run(command, YOLO12_PLUGIN={"plugin": "on", "stock": "off"}[where])
+    out = fork(command, YOLO12_PLUGIN={"plugin": "on", "stock": "off"}[where])
     assert json.loads(out.stdout.splitlines()[-1]) == {str(path): [] for path in paths}
 
 
@@ -402,12 +402,12 @@ def parameters_by_group(model):
         ("yolo12n.yaml", "SGD", None),
     ],
 )
-def test_an_interrupted_training_resumes(run, tmp_path, data, source, optimizer, order):
+def test_an_interrupted_training_resumes(fork, tmp_path, data, source, optimizer, order):
     """Also one whose optimizer's groups are in the order of another Ultralytics, as those of the authors' trainings."""
     stock = source == "yolo12n.yaml"
     start = source if stock else SHARED / f"golden/{source}.pt"
     command = [sys.executable, "-c", INTERRUPTED, start, data / "data.yaml", tmp_path, optimizer]
-    assert run(command, check=False, YOLO12_PLUGIN="off" if stock else "on").returncode == 7
+    assert fork(command, check=False, YOLO12_PLUGIN="off" if stock else "on").returncode == 7
     last = tmp_path / "run/weights/last.pt"
     ckpt = torch.load(last, weights_only=False)
     key = "exp_avg" if optimizer == "AdamW" else "momentum_buffer"
@@ -427,7 +427,7 @@ def test_an_interrupted_training_resumes(run, tmp_path, data, source, optimizer,
         if i in ckpt["optimizer"]["state"]
     }
     torch.save(ckpt, last)
-    run([sys.executable, "-c", RESUME, last, key])
+    fork([sys.executable, "-c", RESUME, last, key])
     resumed = torch.load(tmp_path / "resumed.pt")
     assert (resumed["optimizer"], resumed["epoch"]) == (optimizer, 1)
     assert len(saved) > 200 and same(saved, resumed["first"])
@@ -435,7 +435,7 @@ def test_an_interrupted_training_resumes(run, tmp_path, data, source, optimizer,
 
 
 @needs("golden")
-def test_an_optimizer_ends_with_its_layout(run, tmp_path, data):
+def test_an_optimizer_ends_with_its_layout(fork, tmp_path, data):
     """A conversion that changes no tensor keeps it."""
     yolo = YOLO(SHARED / "golden/turbo-n.pt")
     ckpt = {**read(SHARED / "golden/turbo-n.pt"), "ema": None, "epoch": 3, "updates": 7}
@@ -489,18 +489,18 @@ def test_a_row_without_the_residual_of_its_scale(tmp_path, scale):
 @pytest.mark.train
 @pytest.mark.process
 @pytest.mark.parametrize("where", ["plugin", "stock"])
-def test_a_row_without_the_residual_of_its_scale_trains_and_resumes(run, tmp_path, data, where):
+def test_a_row_without_the_residual_of_its_scale_trains_and_resumes(fork, tmp_path, data, where):
     with_attention_in_the_head("l", tmp_path / "model.pt")
     path = tmp_path / "model.pt"
     if where == "stock":
         path = tmp_path / "stock.pt"
         convert(tmp_path / "model.pt", path, to="stock")
     env = dict(YOLO12_PLUGIN={"plugin": "on", "stock": "off"}[where])
-    out = run([sys.executable, "-c", TRAIN, data, tmp_path, path], **env)
+    out = fork([sys.executable, "-c", TRAIN, data, tmp_path, path], **env)
     assert json.loads(out.stdout.splitlines()[-1]) == {str(path): []}
     command = [sys.executable, "-c", INTERRUPTED, path, data / "data.yaml", tmp_path, "SGD"]
-    assert run(command, check=False, **env).returncode == 7
-    run([sys.executable, "-c", RESUME, tmp_path / "run/weights/last.pt", "momentum_buffer"], **env)
+    assert fork(command, check=False, **env).returncode == 7
+    fork([sys.executable, "-c", RESUME, tmp_path / "run/weights/last.pt", "momentum_buffer"], **env)
 
 
 def test_vertical_areas_are_refused(tmp_path):
@@ -518,13 +518,13 @@ def test_vertical_areas_are_refused(tmp_path):
     assert not found["predicts"] and "vertical" in found["why"][0]
 
 
-def test_a_large_perceiver_predicts_on_stock_and_does_not_train(run, tmp_path):
+def test_a_large_perceiver_predicts_on_stock_and_does_not_train(fork, tmp_path):
     path = tmp_path / "nine.yaml"
     path.write_text((CFG / "models/yolov12.yaml").read_text().replace("backbone:", "a2c2f: {pe_kernel: 9}\nbackbone:"))
     YOLO(path).save(tmp_path / "nine.pt")
     done = convert(tmp_path / "nine.pt", tmp_path / "stock.pt", to="stock")
     assert done["stock"] == {"predicts": True, "trains": False, "why": ["it builds pe_kernel 7, not 9"]}
-    torch.testing.assert_close(*with_and_without(run, tmp_path, tmp_path / "stock.pt"), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*with_and_without(fork, tmp_path, tmp_path / "stock.pt"), rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_written_where_an_output_would_differ(tmp_path, monkeypatch):

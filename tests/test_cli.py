@@ -31,15 +31,15 @@ def test_table1():
     assert "YOLOv12-N" in table and "11.79" in table
 
 
-def test_table1_is_of_the_plugin_s_own_models(run, tmp_path):
+def test_table1_is_of_the_plugin_s_own_models(fork, tmp_path):
     (tmp_path / "yolov12n.yaml").write_text("nc: 3\n")
     (tmp_path / "yolov12.yaml").write_text("nc: 3\n")
-    assert json.loads(run([YOLOV12, "paper", "table1", "--json"]).stdout)[0]["gflops"] == 6.5
+    assert json.loads(fork([YOLOV12, "paper", "table1", "--json"]).stdout)[0]["gflops"] == 6.5
 
 
-def test_json_is_clean_on_a_fresh_machine(run, tmp_path):
+def test_json_is_clean_on_a_fresh_machine(fork, tmp_path):
     """Ultralytics announces its new settings file on the standard output."""
-    out = run([YOLOV12, "paper", "table1", "--json"], YOLO_CONFIG_DIR=str(tmp_path / "fresh"))
+    out = fork([YOLOV12, "paper", "table1", "--json"], YOLO_CONFIG_DIR=str(tmp_path / "fresh"))
     json.loads(out.stdout)
 
 

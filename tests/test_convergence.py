@@ -273,7 +273,7 @@ def test_best_is_of_the_task_s_fitness(folder, columns, best):
     assert read_runs(["a.csv"])[0].summary()["best"]["epoch"] == best
 
 
-def test_the_caller_s_matplotlib_stays_as_it_is(run, folder):
+def test_the_caller_s_matplotlib_stays_as_it_is(fork, folder):
     save("a/results.csv", table())
     code = (
         "import sys, matplotlib; from pathlib import Path\n"
@@ -284,7 +284,7 @@ def test_the_caller_s_matplotlib_stays_as_it_is(run, folder):
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "print(matplotlib.get_backend())"
     )
-    assert run(code, MPLBACKEND="svg").stdout == "svg\n"
+    assert fork(code, MPLBACKEND="svg").stdout == "svg\n"
 
 
 def test_kept_training():

@@ -55,18 +55,18 @@ def agree(actual, expected):
     return bool(error[:, :4].max() <= 0.5 and error[:, 4:].max() <= 1e-3 and all(o.max() <= 1e-3 for o in others))
 
 
-def exported(run, folder, format, name, which="intact"):
-    """What the format's own runtime answers, and what PyTorch does, intact and ruined; each process is a fresh one."""
+def exported(run, fork, folder, format, name, which="intact"):
+    """What the format's own runtime answers, where no PyTorch is loaded, and what PyTorch does, intact and ruined."""
     needs(format)
-    run([sys.executable, SCRIPT, "export", name, format, which])
+    fork([sys.executable, SCRIPT, "export", name, format, which])
     run([sys.executable, SCRIPT, "run", format])
     return answers(folder / "runtime.npz")[format], answers(folder / "torch.npz")
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("format", [f for f in FORMATS if f != "coreml"])
-def test_its_own_runtime_answers_as_pytorch(format, name, run, tmp_path):
-    actual, expected = exported(run, tmp_path, format, name)
+def test_its_own_runtime_answers_as_pytorch(format, name, run, fork, tmp_path):
+    actual, expected = exported(run, fork, tmp_path, format, name)
     assert agree(actual, expected["intact"])
     for what in RUINED:
         assert not agree(actual, expected[what]), what
@@ -74,18 +74,18 @@ def test_its_own_runtime_answers_as_pytorch(format, name, run, tmp_path):
 
 @pytest.mark.parametrize("what", RUINED)
 @pytest.mark.parametrize("format", ["onnx", "ncnn"])
-def test_a_ruined_attention_is_seen(format, what, run, tmp_path):
+def test_a_ruined_attention_is_seen(format, what, run, fork, tmp_path):
     """The comparison above fails where one attention of eight was exported with something else in it."""
-    actual, expected = exported(run, tmp_path, format, "yolov12n.yaml", what)
+    actual, expected = exported(run, fork, tmp_path, format, "yolov12n.yaml", what)
     assert agree(actual, expected[what])
     assert not agree(actual, expected["intact"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_core_ml_program(name, run, tmp_path):
+def test_core_ml_program(name, fork, tmp_path):
     """Core ML runs on macOS alone: converted, read back, and its operations counted."""
     needs("coreml")
-    run([sys.executable, SCRIPT, "export", name, "coreml", "intact"])
+    fork([sys.executable, SCRIPT, "export", name, "coreml", "intact"])
     import coremltools
 
     model = coremltools.models.MLModel((tmp_path / "file.txt").read_text(), skip_model_load=True).get_spec()

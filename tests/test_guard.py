@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import shutil
 import signal
@@ -380,10 +379,10 @@ def test_nothing_to_say_of_a_good_run(trained, caplog):
 
 
 @pytest.mark.process
-def test_same_weights_with_and_without(run, tmp_path):
+def test_same_weights_with_and_without(fork, tmp_path):
     for guard in "01":
         command = [YOLO, "train", "model=yolov12n.yaml", "epochs=2", f"project={tmp_path}", f"name={guard}", *WORDS]
-        run(command, YOLO12_GUARD=guard)
+        fork(command, YOLO12_GUARD=guard)
     states = [torch.load(tmp_path / g / "weights/last.pt", weights_only=False)["model"].state_dict() for g in "01"]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
@@ -427,24 +426,23 @@ def losses_of(folder):
     return [float(row[column]) for row in rows[1:]]
 
 
-# A training that stops in the middle of writing its checkpoint, and waits there to be killed.
-STUCK = """
-import os, sys, time
+# A training that is killed in the middle of writing its checkpoint.
+WRITES = """
+import os, signal, sys
 from pathlib import Path
 from ultralytics import YOLO
 import torch
 
 def part(write):
-    def stuck(self, data):
+    def killed(self, data):
         global writes
         writes += self.name.startswith("last")
         if writes < 3:
             return write(self, data)
         with open(self, "wb") as f:
             f.write(data[: len(data) // 2]), f.flush()
-        print("STUCK", flush=True)
-        time.sleep(600)
-    return stuck
+        os.kill(os.getpid(), signal.SIGKILL)
+    return killed
 
 writes = 0
 Path.write_bytes = part(Path.write_bytes)
@@ -454,22 +452,14 @@ YOLO("yolov12n.yaml").train(epochs=5, project=sys.argv[1], name="run", **{TINY!r
 
 @pytest.mark.process
 @pytest.mark.parametrize("guard", [True, False])
-def test_killed_while_a_checkpoint_is_written(run, tmp_path, guard):
+def test_killed_while_a_checkpoint_is_written(fork, tmp_path, guard):
     """Without the guard the run is lost; with it, it goes on from the epoch before."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", STUCK.replace("{TINY!r}", repr(TINY)), tmp_path],
-        env=os.environ | {"YOLO12_GUARD": str(int(guard))},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert any("STUCK" in line for line in child.stdout)
-    child.kill()
-    child.wait()
+    guarded = {"YOLO12_GUARD": str(int(guard))}
+    written = fork([sys.executable, "-c", WRITES.replace("{TINY!r}", repr(TINY)), tmp_path], check=False, **guarded)
+    assert written.returncode == -signal.SIGKILL, written.stderr
     last = tmp_path / "run/weights/last.pt"
     assert (last.parent / NEW).is_dir() == guard
-    resumed = run([YOLO, "train", "resume", f"model={last}"], check=False, YOLO12_GUARD=str(int(guard)))
+    resumed = fork([YOLO, "train", "resume", f"model={last}"], check=False, **guarded)
     assert (resumed.returncode == 0) == guard, resumed.stderr
     if guard:
         assert epochs_of(tmp_path / "run") == [1, 2, 3, 4, 5]
@@ -479,7 +469,7 @@ def test_killed_while_a_checkpoint_is_written(run, tmp_path, guard):
 
 @pytest.mark.process
 @pytest.mark.parametrize("moment", ["strip_optimizer", "validation"])
-def test_killed_at_the_end(run, tmp_path, moment):
+def test_killed_at_the_end(fork, tmp_path, moment):
     """Ultralytics strips last.pt and best.pt in place, and such a run does not resume: the last epoch is done again."""
     code = (
         "import os, signal\n"
@@ -496,21 +486,21 @@ def test_killed_at_the_end(run, tmp_path, moment):
         "from ultralytics import YOLO\n"
         f"YOLO('yolov12n.yaml').train(epochs=3, project={str(tmp_path)!r}, name='run', **{TINY!r})"
     )
-    assert run(code, check=False, YOLO12_GUARD="1").returncode == -signal.SIGKILL
+    assert fork(code, check=False, YOLO12_GUARD="1").returncode == -signal.SIGKILL
     weights = tmp_path / "run/weights"
     assert torch.load(weights / "last.pt", weights_only=False)["epoch"] == 1
     torch.load(weights / "best.pt", weights_only=False)
-    run([YOLO, "train", "resume", f"model={weights / 'last.pt'}"], YOLO12_GUARD="1")
+    fork([YOLO, "train", "resume", f"model={weights / 'last.pt'}"], YOLO12_GUARD="1")
     assert epochs_of(tmp_path / "run") == [1, 2, 3]
     assert sorted(p.name for p in weights.iterdir()) == ["best.pt", "last.pt"]
     assert all(torch.load(p, weights_only=False)["epoch"] == -1 for p in weights.iterdir())
 
 
 @pytest.mark.process
-def test_killed_at_random(run, tmp_path):
+def test_killed_at_random(fork, tmp_path):
     """Each second time at a write, of a training that is resumed: no epoch is lost, twice there or missing."""
     out = tmp_path / "kills.json"
-    run([sys.executable, ROOT / "benchmarks/kills.py", "--guard", "on", "--kills", "4", "--out", out])
+    fork([sys.executable, ROOT / "benchmarks/kills.py", "--guard", "on", "--kills", "4", "--out", out])
     result = json.loads(out.read_text())["guard_on"]
     assert result["kills"] == len(result["tries"]) == 4 and result["lost"] == 0
     epochs = result["epochs"]
@@ -519,7 +509,7 @@ def test_killed_at_random(run, tmp_path):
 
 
 @pytest.mark.process
-def test_loss_goes_on_where_it_was(run, tmp_path):
+def test_loss_goes_on_where_it_was(fork, tmp_path):
     """Interrupted after epoch 5 of 8 and resumed, against the same training in one go."""
     learns = TINY | dict(
         fraction=1.0, imgsz=128, batch=8, nbs=8, optimizer="AdamW", lr0=0.001, warmup_bias_lr=0.0, mosaic=0.0
@@ -529,10 +519,10 @@ def test_loss_goes_on_where_it_was(run, tmp_path):
         "model.add_callback('on_fit_epoch_end', lambda t: os._exit(9) if t.epoch == int(sys.argv[1]) else None)\n"
         f"model.train(epochs=8, project=sys.argv[2], name=sys.argv[3], **{learns!r})"
     )
-    run([sys.executable, "-c", code, "99", tmp_path, "whole"])
+    fork([sys.executable, "-c", code, "99", tmp_path, "whole"])
     stopped = [sys.executable, "-c", code, "4", tmp_path, "run"]
-    assert run(stopped, check=False, YOLO12_GUARD="1").returncode == 9
-    run([YOLO, "train", "resume", f"model={tmp_path / 'run/weights/last.pt'}"], YOLO12_GUARD="1")
+    assert fork(stopped, check=False, YOLO12_GUARD="1").returncode == 9
+    fork([YOLO, "train", "resume", f"model={tmp_path / 'run/weights/last.pt'}"], YOLO12_GUARD="1")
     assert epochs_of(tmp_path / "run") == epochs_of(tmp_path / "whole") == list(range(1, 9))
     whole, resumed = (np.array(losses_of(tmp_path / name)) for name in ("whole", "run"))
     assert whole[5:].max() < 0.85 * whole[0]  # so to start again would be seen
@@ -556,7 +546,7 @@ def can_mount(tmp_path):
 
 
 @pytest.mark.process
-def test_full_disk(run, tmp_path):
+def test_full_disk(run, fork, tmp_path):
     """A message of one line, and the epochs so far are kept and go on once there is room."""
     if not can_mount(tmp_path):
         pytest.skip("this system mounts no tmpfs for users")
@@ -573,12 +563,12 @@ def test_full_disk(run, tmp_path):
     assert f"epoch {epoch + 2} could not" in message
     assert not (kept.parent / NEW).exists()
     shutil.copytree(f"{disk}-after/run", disk / "run")
-    run([YOLO, "train", "resume", f"model={disk / 'run/weights/last.pt'}"], YOLO12_GUARD="1")
+    fork([YOLO, "train", "resume", f"model={disk / 'run/weights/last.pt'}"], YOLO12_GUARD="1")
     assert epochs_of(disk / "run") == [1, 2, 3]
 
 
 @pytest.mark.process
-def test_file_that_cannot_grow(tmp_path):
+def test_file_that_cannot_grow(fork, tmp_path):
     """As a full disk, for systems that mount none: files end at a size below that of a checkpoint."""
     resource = pytest.importorskip("resource", reason="Windows limits no file's size")
     code = (
@@ -587,13 +577,8 @@ def test_file_that_cannot_grow(tmp_path):
         "model.add_callback('on_train_epoch_start', limit)\n"
         f"model.train(epochs=3, project={str(tmp_path)!r}, name='run', **{TINY!r})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"YOLO12_GUARD": "1"},
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = fork(code, check=False, YOLO12_GUARD="1")
+    assert done.returncode
     assert "OSError: epoch 2 could not be written to" in done.stderr.strip().splitlines()[-1]
     assert torch.load(tmp_path / "run/weights/last.pt", weights_only=False)["epoch"] == 0
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

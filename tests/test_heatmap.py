@@ -408,7 +408,7 @@ def test_requests():
     assert Request("attention", (1, 1.5)).point((48, 80)) == (1, 1.5)
 
 
-def test_no_window(run):
+def test_no_window(fork):
     """Neither a display nor pyplot, whose figures belong to one."""
     code = """
 import cv2, numpy as np, os, sys
@@ -418,5 +418,5 @@ heatmaps(["yolov12n-cls"], "a.png", imgsz=64)
 heatmaps(["yolov12n-cls"], "a.png", Request("attention"), imgsz=64)
 assert "matplotlib.pyplot" not in sys.modules and "DISPLAY" not in os.environ
 """
-    done = run(f"import os\nfor name in ('DISPLAY', 'MPLBACKEND'): os.environ.pop(name, None)\n{code}")
+    done = fork(f"import os\nfor name in ('DISPLAY', 'MPLBACKEND'): os.environ.pop(name, None)\n{code}")
     assert "random weights" in done.stdout

@@ -220,7 +220,7 @@ pickle.dump(built, open(sys.argv[2], "wb"))
 
 
 @pytest.mark.process
-def test_stock_builds_the_same_from_the_yaml(run, tmp_path):
+def test_stock_builds_the_same_from_the_yaml(fork, tmp_path):
     """Of every layout and variant, C3k blocks with options of their own included."""
     models = {name: YOLO(f"{name}.yaml", verbose=False).model for name in NAMES}
     for variant, (name, options) in VARIANTS.items():
@@ -234,7 +234,7 @@ def test_stock_builds_the_same_from_the_yaml(run, tmp_path):
         assert "a2c2f" not in model.yaml
     source, target = tmp_path / "yamls", tmp_path / "built"
     source.write_bytes(pickle.dumps({key: (type(m).__name__, m.yaml) for key, m in models.items()}))
-    run([sys.executable, "-c", REBUILD, source, target], YOLO12_PLUGIN="off")
+    fork([sys.executable, "-c", REBUILD, source, target], YOLO12_PLUGIN="off")
     for key, (built, areas) in pickle.loads(target.read_bytes()).items():
         assert built == shapes(models[key]), key
         assert areas == [

@@ -376,7 +376,7 @@ def test_unfused_pickle_is_untouched():
 
 @pytest.mark.process
 @pytest.mark.parametrize("checkpointing", ["0", "1"])
-def test_two_processes_share_their_gradients(checkpointing, run, tmp_path):
+def test_two_processes_share_their_gradients(checkpointing, fork, tmp_path):
     """Ultralytics' DDP settings: the mean of what each process computes of its half of the batch."""
     script = tmp_path / "worker.py"
     script.write_text(
@@ -401,7 +401,7 @@ def test_two_processes_share_their_gradients(checkpointing, run, tmp_path):
             """
         )
     )
-    out = run(
+    out = fork(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29766", script],
         YOLO12_CHECKPOINT=checkpointing,
     )

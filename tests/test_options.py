@@ -91,8 +91,8 @@ def test_strings_are_the_literals_that_they_spell():
     assert float(blocks(net)[0].gamma[0].detach()) == pytest.approx(0.01) and all(a.vertical for a in attentions(net))
 
 
-def test_the_parser_prints_the_arguments_of_the_row(run):
-    out = run("from ultralytics import YOLO; YOLO('yolov12l.yaml', verbose=True)").stdout
+def test_the_parser_prints_the_arguments_of_the_row(fork):
+    out = fork("from ultralytics import YOLO; YOLO('yolov12l.yaml', verbose=True)").stdout
     assert "[512, 512, 4, True, 4, True, 1.2]" in out and "[768, 256, 2, False, -1, True, 1.2]" not in out
     assert "[1024, 256, 2, False, -1, True, 1.2]" in out
 

@@ -70,8 +70,8 @@ def test_unknown_kind():
         y12.preset("n", "voc")
 
 
-def test_unknown_scale_on_the_command_line(run):
-    done = run([YOLO, "train", "cfg=yolov12q-coco.yaml", "model=yolov12n.yaml"], check=False)
+def test_unknown_scale_on_the_command_line(fork):
+    done = fork([YOLO, "train", "cfg=yolov12q-coco.yaml", "model=yolov12n.yaml"], check=False)
     assert done.returncode and "'yolov12q-coco.yaml' does not exist" in done.stderr
 
 
@@ -104,12 +104,12 @@ def test_residual_model_is_the_model_and_one_line(task):
 
 @pytest.mark.train
 @pytest.mark.process
-def test_the_trainer_uses_them(run, tmp_path):
+def test_the_trainer_uses_them(fork, tmp_path):
     """As its own args.yaml says, by both ways in."""
     own = dict(epochs=1, batch=16, imgsz=32, workers=0, device="cpu", plots=False, data="shapes.yaml", fraction=0.25)
     words = [f"{key}={value}" for key, value in own.items()]
-    run([YOLO, "train", "cfg=yolov12m-coco.yaml", "model=yolov12n.yaml", f"project={tmp_path}", "name=cli", *words])
-    run(
+    fork([YOLO, "train", "cfg=yolov12m-coco.yaml", "model=yolov12n.yaml", f"project={tmp_path}", "name=cli", *words])
+    fork(
         "import sys, yolov12_plugin as y12\n"
         "from ultralytics import YOLO\n"
         f"YOLO('yolov12n.yaml').train(**y12.preset('m') | {own!r}, project=sys.argv[1], name='api')".replace(
@@ -248,8 +248,8 @@ for key in ("cutmix", "cls_pw"):
 """
 
 
-def test_arguments_that_ultralytics_does_not_have(run):
-    done = run(
+def test_arguments_that_ultralytics_does_not_have(fork):
+    done = fork(
         OLDER + "import yolov12_plugin as y12\n"
         "args = y12.preset('s'); print('cutmix' in args, 'cls_pw' in args, args['mixup']); y12.preset('n')"
     )
@@ -257,7 +257,7 @@ def test_arguments_that_ultralytics_does_not_have(run):
     assert len(re.findall(r"has no argument .*cutmix.*; left out of the preset\.", done.stderr)) == 1
 
 
-def test_arguments_that_the_command_line_does_not_have(run):
+def test_arguments_that_the_command_line_does_not_have(fork):
     code = (
         "import sys; sys.argv = ['yolo', 'train', 'cfg=yolov12s-coco.yaml', 'model=yolov12n.yaml', 'data=nowhere.yaml'{}]\n"
         + OLDER
@@ -268,14 +268,14 @@ def test_arguments_that_the_command_line_does_not_have(run):
         "ultralytics.YOLO = Model\n"
         "c.entrypoint()"
     )
-    done = run(code.format(""))
+    done = fork(code.format(""))
     assert "False 0.05" in done.stdout and "left out of the preset" in done.stderr
-    done = run(code.format(", 'cutmix=0.5'"), check=False)
+    done = fork(code.format(", 'cutmix=0.5'"), check=False)
     assert done.returncode and "not a valid YOLO argument" in done.stderr  # the user's own
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_notice_of_albumentations(run, tmp_path, there):
+def test_notice_of_albumentations(fork, tmp_path, there):
     code = (
         "import importlib.util as u; find = u.find_spec\n"
         f"u.find_spec = lambda name, *a: ({there} or None) if name == 'albumentations' else find(name, *a)\n"
@@ -284,6 +284,6 @@ def test_notice_of_albumentations(run, tmp_path, there):
         "check_yaml('yolov12n-coco.yaml'); check_yaml('yolov12s-coco.yaml')\n"
         "import yolov12_plugin; yolov12_plugin.preset('n')"
     )
-    before, _, after = run(code).stderr.partition("-\n")
+    before, _, after = fork(code).stderr.partition("-\n")
     assert "albumentations" not in before
     assert after.count("pip install albumentations") == (0 if there else 1)

@@ -61,8 +61,8 @@ def test_reexports_follow(patch):
         assert getattr(importlib.import_module(module), patch.attribute) is symbols()[patch.owner, patch.attribute]
 
 
-def test_register_where_ultralytics_is_loaded_already(run):
-    run(
+def test_register_where_ultralytics_is_loaded_already(fork):
+    fork(
         "import os; os.environ['YOLO12_PLUGIN'] = 'off'\n"
         "from ultralytics import YOLO\n"
         "import yolov12_plugin as y12\n"
@@ -75,19 +75,21 @@ def test_register_where_ultralytics_is_loaded_already(run):
 @pytest.mark.parametrize(
     "first", ["yolov12_plugin.nn.modules", "yolov12_plugin.nn.attention", "ultralytics.nn.modules"]
 )
-def test_any_import_order(run, first):
-    run(
+def test_any_import_order(fork, first):
+    fork(
         f"import {first}, ultralytics.nn.tasks as t, yolov12_plugin as y; assert y.is_registered() and t.A2C2f is y.A2C2f"
     )
 
 
-def test_unregister_before_ultralytics_is_imported(run):
-    run("import yolov12_plugin as y12; y12.unregister()\nimport ultralytics.nn.tasks\nassert not y12.is_registered()\n")
+def test_unregister_before_ultralytics_is_imported(fork):
+    fork(
+        "import yolov12_plugin as y12; y12.unregister()\nimport ultralytics.nn.tasks\nassert not y12.is_registered()\n"
+    )
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0", "false"])
-def test_switched_off(run, value):
-    out = run(
+def test_switched_off(fork, value):
+    out = fork(
         "from ultralytics import YOLO\n"
         "import yolov12_plugin as y12\n"
         "from ultralytics.nn.modules.block import AAttn\n"
@@ -168,8 +170,8 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_unusual_importers(run, kind):
-    run(f"import sys\n{LOADERS[kind]}from ultralytics import YOLO; YOLO('yolo11n.yaml', verbose=False)")
+def test_unusual_importers(fork, kind):
+    fork(f"import sys\n{LOADERS[kind]}from ultralytics import YOLO; YOLO('yolo11n.yaml', verbose=False)")
 
 
 HOOK = """
@@ -217,12 +219,12 @@ AGAIN = "import yolov12_plugin.autoload as a; a.uninstall(); a.install()"
     [*((place, "") for place in ("0", "1", "len(sys.meta_path)")), pytest.param("0", AGAIN, id="we before it")],
 )
 @pytest.mark.parametrize("asks", ASKS)
-def test_beside_another_import_hook(run, asks, place, later):
+def test_beside_another_import_hook(fork, asks, place, later):
     """It may ask the finders that remain, ours too, which asks it: no search goes round in a circle."""
     guard = "or name in self.looking" if asks == "importlib" else ""
     wrap = "" if asks == "importlib" else "if spec and hasattr(spec.loader, 'exec_module'): wrapped(spec.loader)"
     count = "True" if place.startswith("len") or not wrap else "'ultralytics.nn.tasks' in seen"
-    run(HOOK.format(guard=guard, find=ASKS[asks], wrap=wrap, place=place, later=later, count=count))
+    fork(HOOK.format(guard=guard, find=ASKS[asks], wrap=wrap, place=place, later=later, count=count))
 
 
 def test_a_moved_module_warns_too(run, overlay):
@@ -234,9 +236,9 @@ def test_a_moved_module_warns_too(run, overlay):
     assert len(out.stderr.splitlines()) == 1 and "ultralytics.nn.tasks" in out.stderr, out.stderr
 
 
-def test_a_broken_plugin_does_not_break_ultralytics(run):
+def test_a_broken_plugin_does_not_break_ultralytics(fork):
     """The plugin fails while it is imported: Ultralytics works, and one line says so."""
-    out = run(
+    out = fork(
         "import sys; sys.modules['yolov12_plugin.names'] = None\n"
         "from ultralytics import YOLO; YOLO('yolo11n.yaml', verbose=False)"
     )
@@ -249,7 +251,7 @@ def test_table_is_complete():
     assert all(p.why for p in registry.PATCHES)
 
 
-def test_nothing_else_of_ultralytics_changes(run):
+def test_nothing_else_of_ultralytics_changes(fork):
     """Every attribute of every loaded Ultralytics module but those of the table is the one it was."""
     snapshot = (
         "import sys, ultralytics.models, ultralytics.data.utils, ultralytics.engine.exporter, yolov12_plugin as y12\n"
@@ -262,4 +264,4 @@ def test_nothing_else_of_ultralytics_changes(run):
         "listed = {(p.owner, p.attribute) for p in PATCHES if ':' not in p.owner} | {(m, p.attribute) for p in PATCHES for m in p.reexports}\n"
         "assert changed == listed, changed ^ listed"
     )
-    run(snapshot)
+    fork(snapshot)

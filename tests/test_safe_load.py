@@ -478,7 +478,7 @@ def test_paths_are_quoted(good, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
-def test_a_disk_that_is_full(good, tmp_path, run):
+def test_a_disk_that_is_full(good, tmp_path, fork):
     """Here a limit of the size of files, which the system reports as it reports a full disk."""
     dst = tmp_path / "dst.pt"
     dst.write_bytes(b"as it was")
@@ -489,17 +489,17 @@ def test_a_disk_that_is_full(good, tmp_path, run):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))\n"
         "app(sys.argv[1:])"
     )
-    done = run([sys.executable, "-c", code, "convert", good, dst, "--to", "stock", "--force"], check=False)
+    done = fork([sys.executable, "-c", code, "convert", good, dst, "--to", "stock", "--force"], check=False)
     assert done.returncode == 2 and "cannot be written" in done.stderr and len(done.stderr.splitlines()) == 1
     assert dst.read_bytes() == b"as it was" and [p.name for p in tmp_path.iterdir()] == ["dst.pt"]
 
 
-def test_the_command_itself(good, tmp_path, run):
+def test_the_command_itself(good, tmp_path, fork):
     command = Path(sys.executable).with_name("yolov12")
     (tmp_path / "bad.pt").write_bytes(good.read_bytes()[:-50])
-    done = run([command, "convert", "bad.pt", "dst.pt", "--to", "stock"], check=False)
+    done = fork([command, "convert", "bad.pt", "dst.pt", "--to", "stock"], check=False)
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "dst.pt").exists()
     assert done.stderr == "Error: bad.pt is cut short: download or copy it again\n"
-    done = run([command, "convert", good, "dst.pt", "--to", "stock"], check=False, YOLO12_PLUGIN="off")
+    done = fork([command, "convert", good, "dst.pt", "--to", "stock"], check=False, YOLO12_PLUGIN="off")
     assert done.returncode == 2 and "the plugin is not registered" in done.stderr
-    assert json.loads(run([command, "doctor", good, "--json"], YOLO12_PLUGIN="off").stdout)["release"] == "turbo"
+    assert json.loads(fork([command, "doctor", good, "--json"], YOLO12_PLUGIN="off").stdout)["release"] == "turbo"

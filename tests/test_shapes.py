@@ -56,28 +56,28 @@ def test_files(shapes):
         assert classes == set(range(shapes["nc"]))
 
 
-def test_same_on_every_draw(run, tmp_path, shapes):
-    run([sys.executable, "-c", DRAW, tmp_path])
+def test_same_on_every_draw(fork, tmp_path, shapes):
+    fork([sys.executable, "-c", DRAW, tmp_path])
     assert digest(tmp_path / "yolov12-shapes") == digest(shapes["path"])
     assert [path.name for path in tmp_path.iterdir()] == ["yolov12-shapes"]
 
 
-def test_draws_again_what_was_deleted(run, tmp_path):
-    run([sys.executable, "-c", DRAW, tmp_path])
+def test_draws_again_what_was_deleted(fork, tmp_path):
+    fork([sys.executable, "-c", DRAW, tmp_path])
     shutil.rmtree(tmp_path / "yolov12-shapes/images/val")
-    run([sys.executable, "-c", DRAW, tmp_path])
+    fork([sys.executable, "-c", DRAW, tmp_path])
     assert len(list((tmp_path / "yolov12-shapes/images/val").iterdir())) == 16
 
 
-def test_touches_nothing_that_is_there(run, tmp_path):
+def test_touches_nothing_that_is_there(fork, tmp_path):
     (tmp_path / "yolov12-shapes/images").mkdir(parents=True)
     (tmp_path / "yolov12-shapes/notes.txt").write_text("mine")
-    run([sys.executable, "-c", DRAW, tmp_path])
+    fork([sys.executable, "-c", DRAW, tmp_path])
     assert (tmp_path / "yolov12-shapes/notes.txt").read_text() == "mine"
     assert len(list((tmp_path / "yolov12-shapes/images/val").iterdir())) == 16
 
 
-def test_leftovers_of_a_killed_process_do_not_matter(run, tmp_path):
+def test_leftovers_of_a_killed_process_do_not_matter(fork, tmp_path):
     """Also those of a process of the same number, which in a container is often 1."""
     code = """
     import os
@@ -88,7 +88,7 @@ def test_leftovers_of_a_killed_process_do_not_matter(run, tmp_path):
     Path(f"yolov12-shapes.{os.getpid()}/images/train").mkdir(parents=True)
     print(len(os.listdir(check_det_dataset("shapes.yaml")["train"])))
     """
-    assert run(textwrap.dedent(code), YOLO_CONFIG_DIR=str(tmp_path)).stdout.endswith("64\n")
+    assert fork(textwrap.dedent(code), YOLO_CONFIG_DIR=str(tmp_path)).stdout.endswith("64\n")
 
 
 @pytest.mark.process

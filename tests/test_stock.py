@@ -36,11 +36,11 @@ pickle.dump(results, open(sys.argv[1], "wb"))
 
 
 @pytest.mark.process
-def test_every_stock_yaml(run, tmp_path):
+def test_every_stock_yaml(fork, tmp_path):
     script = tmp_path / "compute.py"
     script.write_text(COMPUTE)
-    run([sys.executable, script, tmp_path / "on"])
-    run([sys.executable, script, tmp_path / "off"], YOLO12_PLUGIN="off")
+    fork([sys.executable, script, tmp_path / "on"])
+    fork([sys.executable, script, tmp_path / "off"], YOLO12_PLUGIN="off")
     on, off = (pickle.loads((tmp_path / name).read_bytes()) for name in ("on", "off"))
     assert list(on) == list(off) and len(on) > 30
     for name, result in off.items():

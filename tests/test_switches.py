@@ -55,8 +55,8 @@ def test_switches_read_alike(word, blanks, data):
 
 
 @pytest.mark.parametrize("value", ["flsh", " Maths"])
-def test_a_wrong_backend_is_named_as_it_is_written(run, value):
-    failed = run("from ultralytics import YOLO; YOLO('yolov12n.yaml')", YOLO12_ATTENTION=value, check=False)
+def test_a_wrong_backend_is_named_as_it_is_written(fork, value):
+    failed = fork("from ultralytics import YOLO; YOLO('yolov12n.yaml')", YOLO12_ATTENTION=value, check=False)
     said = failed.stderr.splitlines()[-1]
     assert failed.returncode and repr(value.strip()) in said and "auto, sdpa, math" in said
 
@@ -75,10 +75,10 @@ def test_where_weights_are_downloaded_from(monkeypatch, tmp_path, value, url):
 
 
 @pytest.mark.parametrize("value, guarded", [("", False), (" OFF ", False), (" On", True)])
-def test_the_guard_of_the_environment(run, value, guarded):
+def test_the_guard_of_the_environment(fork, value, guarded):
     code = """
     from ultralytics import YOLO
     from ultralytics.utils.callbacks.base import get_default_callbacks
     print("TrainingGuard" in str(get_default_callbacks()))
     """
-    assert run(textwrap.dedent(code), YOLO12_GUARD=value).stdout.split() == [str(guarded)]
+    assert fork(textwrap.dedent(code), YOLO12_GUARD=value).stdout.split() == [str(guarded)]

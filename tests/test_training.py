@@ -31,10 +31,10 @@ BFLOAT16 = (
 @pytest.mark.train
 @pytest.mark.process
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_n_by_the_stock_command(run, tmp_path, dtype):
+def test_n_by_the_stock_command(fork, tmp_path, dtype):
     """A short run with all of the preset but its length and sizes: a step after every batch makes it short."""
     yolo = [YOLO] if dtype == "float32" else [sys.executable, "-c", BFLOAT16]
-    run([*yolo, "train", "cfg=yolov12n-coco.yaml", "model=yolov12n.yaml", "data=shapes.yaml", "epochs=6", "batch=8", "nbs=8",
+    fork([*yolo, "train", "cfg=yolov12n-coco.yaml", "model=yolov12n.yaml", "data=shapes.yaml", "epochs=6", "batch=8", "nbs=8",
          "imgsz=128", "close_mosaic=1", "warmup_epochs=2", "device=cpu", "workers=0", "plots=False", "val=False",
          f"project={tmp_path}", "name=run"])  # fmt: skip
     rows = results(tmp_path / "run")
@@ -48,11 +48,11 @@ def test_n_by_the_stock_command(run, tmp_path, dtype):
 @pytest.mark.parametrize(
     "scale, dtypes", [*((scale, ["float32", "bfloat16"]) for scale in "sm"), ("l", ["float32"]), ("x", ["bfloat16"])]
 )
-def test_every_scale_falls(run, tmp_path, scale, dtypes):
+def test_every_scale_falls(fork, tmp_path, scale, dtypes):
     """The first steps on one batch; L and X beside themselves without R-ELAN's residual (Table 2)."""
     script = ROOT / "benchmarks/stability.py"
     command = [sys.executable, script, "--scales", scale, "--dtypes", *dtypes, "--images", "2", "--steps", "12"]
-    run([*command, "--out", "out.json"])
+    fork([*command, "--out", "out.json"])
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     with_it = {row["dtype"]: row for row in rows if row["residual"] == "default"}
     assert set(with_it) == set(dtypes)
@@ -67,7 +67,7 @@ def test_every_scale_falls(run, tmp_path, scale, dtypes):
 
 @pytest.mark.train
 @pytest.mark.process
-def test_images_and_labels_that_are_bad(run, tmp_path):
+def test_images_and_labels_that_are_bad(fork, tmp_path):
     """Ultralytics names what it leaves out of a training, and trains on the rest."""
     from ultralytics.data.utils import check_det_dataset
 
@@ -78,7 +78,7 @@ def test_images_and_labels_that_are_bad(run, tmp_path):
     (data / "labels/train/002.txt").write_text("0 1.5 0.5 0.2 0.2\n")
     names = {0: "circle", 1: "square", 2: "triangle", 3: "cross"}
     (data / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
-    done = run([YOLO, "train", "cfg=yolov12n-finetune.yaml", f"data={data / 'data.yaml'}", "epochs=1", "imgsz=32", "device=cpu",
+    done = fork([YOLO, "train", "cfg=yolov12n-finetune.yaml", f"data={data / 'data.yaml'}", "epochs=1", "imgsz=32", "device=cpu",
                 "workers=0", "plots=False", f"project={tmp_path}", "name=run"])  # fmt: skip
     text = done.stdout + done.stderr
     assert all(f"{name}: ignoring corrupt image/label" in text for name in ("000.png", "001.png", "002.png"))
@@ -87,11 +87,11 @@ def test_images_and_labels_that_are_bad(run, tmp_path):
 
 @pytest.mark.train
 @pytest.mark.process
-def test_plots_of_a_run(run, tmp_path):
+def test_plots_of_a_run(fork, tmp_path):
     """Ultralytics' own pictures of a training with a preset are there and can be opened."""
     import cv2
 
-    run([YOLO, "train", "cfg=yolov12n-finetune.yaml", "data=shapes.yaml", "epochs=1", "imgsz=64", "batch=8", "device=cpu",
+    fork([YOLO, "train", "cfg=yolov12n-finetune.yaml", "data=shapes.yaml", "epochs=1", "imgsz=64", "batch=8", "device=cpu",
          "workers=0", f"project={tmp_path}", "name=run"])  # fmt: skip
     for name in ("results.png", "labels.jpg", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"):
         assert cv2.imread(str(tmp_path / "run" / name)) is not None, name

@@ -56,7 +56,8 @@ def export(models, tmp_path):
     def export(name, seed=0, **options):
         model = models(name, seed)
         model.model.pt_path = str(tmp_path / f"{name}-{seed}.pt")
-        return model.export(**{"format": "onnx", "imgsz": IMGSZ, "verbose": False} | options)
+        options = {"format": "onnx", "imgsz": IMGSZ, "verbose": False} | options
+        return model.export(**({"simplify": False} if options["format"] == "onnx" else {}) | options)
 
     return export
 
@@ -93,7 +94,7 @@ def test_decoder_s_detections_are_compared_in_any_order(models, export):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("options", [{"dynamic": True}, {"batch": 3}, {"imgsz": (96, 160)}, {"simplify": False}])
+@pytest.mark.parametrize("options", [{"dynamic": True}, {"batch": 3}, {"imgsz": (96, 160)}, {"simplify": True}])
 def test_sizes_and_batches(options, models, export):
     checked = y12.verify_export(models("yolov12n"), export("yolov12n", **options), imgsz=IMGSZ)
     assert checked and checked.detections, checked
@@ -117,7 +118,8 @@ def test_suppression_within_the_file(name, models, tmp_path):
         for conv in each.model.model[-1].cv3:
             conv[-1].bias.data += 9  # detections of an untrained model
     model.model.pt_path = str(tmp_path / "nms.pt")
-    file = model.export(format="onnx", imgsz=IMGSZ, nms=True, verbose=False)
+    options = dict(format="onnx", imgsz=IMGSZ, nms=True, simplify=False, verbose=False)
+    file = model.export(**options)
     checked = y12.verify_export(model, file)
     assert checked and checked.matched == checked.detections > 5, checked
     assert not y12.verify_export(other, file)
@@ -128,7 +130,7 @@ def test_suppression_within_the_file(name, models, tmp_path):
     for conv in other.model.model[-1].cv3:
         conv[-1].bias.data -= 9
     other.model.pt_path = str(tmp_path / "none.pt")
-    checked = y12.verify_export(other, other.export(format="onnx", imgsz=IMGSZ, nms=True, verbose=False))
+    checked = y12.verify_export(other, other.export(**options))
     assert not checked and checked.diverging.startswith("nothing was detected by either"), checked
 
 
@@ -275,7 +277,7 @@ def test_limits_of_precisions_hold_and_do_not_pass_lost_attention(precision, nam
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     noise=st.floats(0, 1e-5),
     large=st.floats(2e-3, 1),

@@ -157,11 +157,11 @@ def test_home(server, folder, tmp_path, monkeypatch):
     assert weights.find("~/yolov12n.pt") == str(tmp_path / "yolov12n.pt") and not list(Path().iterdir())
 
 
-def test_json_is_clean_beside_a_download(run, tmp_path, server):
+def test_json_is_clean_beside_a_download(fork, tmp_path, server):
     yolo, yolov12 = (Path(sys.executable).with_name(name) for name in ("yolo", "yolov12"))
     env = dict(YOLO12_WEIGHTS_URL=server.url, YOLO_CONFIG_DIR=str(tmp_path / "config"))
-    run([yolo, "settings", f"weights_dir={tmp_path / 'weights'}"], **env)
-    assert json.loads(run([yolov12, "doctor", "yolov12n-turbo.pt", "--json"], **env).stdout)["release"] == "turbo"
+    fork([yolo, "settings", f"weights_dir={tmp_path / 'weights'}"], **env)
+    assert json.loads(fork([yolov12, "doctor", "yolov12n-turbo.pt", "--json"], **env).stdout)["release"] == "turbo"
     assert server.asked == ["/turbo/yolov12n.pt"]
 
 
@@ -238,7 +238,7 @@ def test_an_interrupted_download_leaves_nothing(server, folder, monkeypatch):
     assert not list(folder.iterdir())
 
 
-def test_killed_while_it_downloads(run, tmp_path, server):
+def test_killed_while_it_downloads(fork, tmp_path, server):
     """What a kill leaves is under a name that nothing loads."""
     code = (
         "import os, yolov12_plugin.checkpoints.weights as w\n"
@@ -247,27 +247,27 @@ def test_killed_while_it_downloads(run, tmp_path, server):
         "w.SETTINGS = {'weights_dir': 'weights'}\n"
         "w.find('yolov12n.pt')"
     )
-    assert run(code, check=False).returncode == 9
+    assert fork(code, check=False).returncode == 9
     assert not (tmp_path / "weights/yolov12n.pt").exists()
 
 
 @pytest.mark.train
 @pytest.mark.process
-def test_the_stock_command(run, tmp_path, server):
+def test_the_stock_command(fork, tmp_path, server):
     """From an empty folder: a name of the releases where Ultralytics takes a model, or weights to start from."""
     yolo = Path(sys.executable).with_name("yolo")
     settings = dict(YOLO_CONFIG_DIR=str(tmp_path / "config"), YOLO12_WEIGHTS_URL=server.url)
-    run([yolo, "settings", f"weights_dir={tmp_path / 'weights'}", f"datasets_dir={tmp_path / 'data'}"], **settings)
+    fork([yolo, "settings", f"weights_dir={tmp_path / 'weights'}", f"datasets_dir={tmp_path / 'data'}"], **settings)
     from ultralytics.utils import ASSETS
 
     predict = [yolo, "predict", "model=yolov12n-turbo.pt", f"source={ASSETS / 'bus.jpg'}", "imgsz=64", "device=cpu"]
-    run(predict, **settings)
-    run([*predict[:2], "model=yolov12n-turbo", *predict[3:]], **settings)
+    fork(predict, **settings)
+    fork([*predict[:2], "model=yolov12n-turbo", *predict[3:]], **settings)
     train = [yolo, "train", "model=yolov12n-turbo.yaml", "pretrained=yolov12n-turbo.pt", "data=shapes.yaml", "epochs=1",
              "imgsz=32", "device=cpu", "workers=0", "plots=False", "val=False", f"project={tmp_path}"]  # fmt: skip
-    out = run(train, **settings)
+    out = fork(train, **settings)
     assert "/739 items from pretrained weights (yolov12n-turbo.pt)" in out.stdout
     assert server.asked == ["/turbo/yolov12n.pt"] and (tmp_path / "weights/yolov12n-turbo.pt").is_file()
     server.answers = ["404"]
-    failed = run([yolo, "predict", "model=yolov12s-turbo.pt", "device=cpu"], check=False, **settings)
+    failed = fork([yolo, "predict", "model=yolov12s-turbo.pt", "device=cpu"], check=False, **settings)
     assert failed.returncode and f"Download {server.url}/turbo/yolov12s.pt" in failed.stderr.splitlines()[-1]

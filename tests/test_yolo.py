@@ -51,13 +51,13 @@ print(numpy.abs(eager - session.run(None, {"images": image.numpy()})[0]).max())
 @pytest.mark.train
 @pytest.mark.process
 @needs("data/coco-tiny")
-def test_a_few_epochs_of_coco(run, tmp_path):
+def test_a_few_epochs_of_coco(fork, tmp_path):
     """The loss falls on real images."""
     import shutil
 
     shutil.copytree(COCO_TINY.parent, tmp_path / "coco-tiny")  # Ultralytics writes label caches beside the images
     data = tmp_path / "coco-tiny/coco-tiny.yaml"
-    run([YOLO, "train", "model=yolov12n.yaml", f"data={data}", "epochs=3", "imgsz=64", "batch=16", "workers=0", "device=cpu",
+    fork([YOLO, "train", "model=yolov12n.yaml", f"data={data}", "epochs=3", "imgsz=64", "batch=16", "workers=0", "device=cpu",
          "plots=False", "val=False", "optimizer=AdamW", "lr0=0.002", "warmup_epochs=0", "mosaic=0", f"project={tmp_path}",
          "name=coco"])  # fmt: skip
     with open(tmp_path / "coco/results.csv") as file:
@@ -69,9 +69,9 @@ def test_a_few_epochs_of_coco(run, tmp_path):
 @pytest.mark.train
 @pytest.mark.process
 @pytest.mark.parametrize("task", ["-turbo", "-seg", "-pose", "-obb"])
-def test_other_tasks_train_a_step(run, task):
+def test_other_tasks_train_a_step(fork, task):
     """Forward, loss and backward of every head in training mode."""
-    run(
+    fork(
         "import torch\n"
         "from ultralytics import YOLO\n"
         "from ultralytics.cfg import get_cfg\n"

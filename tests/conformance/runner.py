@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterable
@@ -10,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
+
 from conformance.capabilities import Capability
 
 TESTS = Path(__file__).resolve().parent.parent
-WORKER = ["-m", "conformance.worker"]
+WORKER: list[str] = ["-m", "conformance.worker"]
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def process(side: str, names: list[str], home: Path) -> dict[str, dict[str, Any]
     """One process; where it dies, the capability that it died of is charged, and those after it have no outcome."""
     results = home / "results.jsonl"
     results.unlink(missing_ok=True)
-    command = [sys.executable, *WORKER, side, results, *names]
-    done = subprocess.run(command, cwd=home, env=environment(side, home), capture_output=True, text=True, check=False)
+    command = [sys.executable, *WORKER, side, str(results), *names]
+    done = forked.run(command, home, environment(side, home))
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     found = {line.pop("name"): line for line in lines if "ok" in line}
     died = [line["name"] for line in lines if line.get("started") and line["name"] not in found]

@@ -78,7 +78,7 @@ def test_a_process_that_dies_is_charged_to_its_capability(tmp_path, monkeypatch)
     """The one that it died of fails, with the last words; those after it are tried in a process of their own."""
     worker = tmp_path / "dies.py"
     worker.write_text(DIES)
-    monkeypatch.setattr(runner, "WORKER", [worker])
+    monkeypatch.setattr(runner, "WORKER", [str(worker)])
     names = ["layout.empty_batch", "layout.precisions", "layout.attributes"]
     found = runner.run_side("stock", [TABLE[name] for name in names])
     assert [found[name]["ok"] for name in names] == [True, False, True]
