@@ -6,7 +6,7 @@ Each stands between two marks, `<!-- name:begin -->` and `<!-- name:end -->`, an
 import json
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,14 @@ def training_shapes() -> str:
     return f"mAP50 {best['plugin']} by the plugin, {best['stock']} by stock and {best['stock-sse41']} by stock"
 
 
+def suite() -> str:
+    data = record("ultralytics-suite")
+    columns = {column: Counter(data[column].values()) for column in ("off", "on")}
+    lines = [(outcome, *(columns[column][outcome] for column in columns)) for outcome in ("passed", "failed", "skipped")]
+    said = f"Ultralytics {data['versions']['ultralytics']}, without a network"
+    return rows((said, "plugin off, stock's YOLO12", "plugin on, YOLOv12"), *lines)
+
+
 def aot() -> str:
     return f"\n{kernels(record('aot')).markdown()}\n"
 
@@ -190,7 +198,7 @@ BLOCKS = {
     f.__name__.replace("_", "-"): f
     for f in (
         *(models, patches, stability, finetune, shapes, kills, training, training_shapes, aot, fused, cpu),
-        *(cpu_against_stock, memory, kept, startup, table3, table2, table2_trained, conformance),
+        *(cpu_against_stock, memory, kept, startup, table3, table2, table2_trained, conformance, suite),
     )
 }
 

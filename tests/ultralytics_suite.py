@@ -1,6 +1,6 @@
 """Ultralytics' own tests in two columns: stock's YOLO12 with the plugin off, and YOLOv12 with it on.
 
-python tests/ultralytics_suite.py [--archive ultralytics-X.tar.gz] [--quick] [-k EXPRESSION] [--out FOLDER]
+python tests/ultralytics_suite.py [--archive ultralytics-X.tar.gz] [--quick] [-k EXPRESSION] [--out FOLDER] [--record FILE]
 
 Exits with 1 if a test that passes with the plugin off fails with it on.
 """
@@ -8,6 +8,7 @@ Exits with 1 if a test that passes with the plugin off fails with it on.
 import argparse
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
@@ -178,6 +180,19 @@ def show(report: dict) -> None:
         print(f"{report['off'].get(test, {}).get('outcome')} off, {report['on'][test]['outcome']} on: {test}")
 
 
+def record(report: dict) -> dict[str, object]:
+    """How each test ended, for benchmarks/results."""
+    return {
+        "schema": 1,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: version(name) for name in ("ultralytics", "torch")},
+        **{column: {test: result["outcome"] for test, result in report[column].items()} for column in FAMILY},
+        "differences": report["differences"],
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archive", type=Path, help="source archive of the installed Ultralytics; else from the index")
@@ -186,6 +201,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=300, help="seconds of one test (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, choices=(1, 2), help="columns run at once (%(default)s)")
     parser.add_argument("--out", type=Path, help="a new folder where the logs and results.json stay")
+    parser.add_argument("--record", type=Path, help="a file for how each test ended, without why")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
     if args.quick:
@@ -198,6 +214,8 @@ def main() -> int:
             (folder / column).mkdir(parents=True)
         report = compare(folder, args)
         (folder / "results.json").write_text(json.dumps(report, indent=1))
+        if args.record:
+            args.record.write_text(json.dumps(record(report), indent=1) + "\n")
     print(json.dumps(report, indent=1)) if args.json else show(report)
     return bool(report["differences"])
 
