@@ -42,7 +42,8 @@ def server(checkpoint):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.answers = [], ["whole"]
     server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # As often as this it looks whether it is to end, by default twice a second.
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

@@ -26,10 +26,10 @@ from ultralytics_column import ENDED, FAMILY, Results, read, renamed
 RERUNS = 2
 # What needs a server in a container, which no column has.
 LEFT_OUT = ("test_integrations.py::test_triton",)
-# At most three minutes, of what has a model of the family trained, resumed, distilled, exported and predicted with.
+# At most two minutes, of what has a model of the family trained, resumed, distilled, exported and predicted with.
 QUICK = (
-    "(test_engine and (DetectionTrainer or ClassificationTrainer or OBBTrainer or test_distill or resume and detect)"
-    " or test_export_torchscript or (test_export_onnx or test_export_openvino) and not False"
+    "(test_engine and (DetectionTrainer or OBBTrainer or test_distill or resume and detect)"
+    " or (test_export_torchscript or test_export_onnx) and not False"
     " or test_python and (test_predict or test_model or test_results or test_autobackend or test_val and detect))"
     " and not sem and not depth"
 )
