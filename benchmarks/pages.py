@@ -108,8 +108,8 @@ def training_shapes() -> str:
 
 def suite() -> str:
     data = record("ultralytics-suite")
-    columns = {column: Counter(data[column].values()) for column in ("off", "on")}
-    lines = [(outcome, *(columns[column][outcome] for column in columns)) for outcome in ("passed", "failed", "skipped")]
+    off, on = (Counter(data[column].values()) for column in ("off", "on"))
+    lines = [(outcome, off[outcome], on[outcome]) for outcome in ("passed", "failed", "skipped")]
     said = f"Ultralytics {data['versions']['ultralytics']}, without a network"
     return rows((said, "plugin off, stock's YOLO12", "plugin on, YOLOv12"), *lines)
 
