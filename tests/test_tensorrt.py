@@ -320,6 +320,50 @@ def test_real_library_refuses_what_is_no_engine(content, why, rtx, tmp_path):
     assert "\n" not in str(e.value) and (why in str(e.value) or "needs an NVIDIA GPU" in str(e.value))
 
 
+COLLECTED = """
+import faulthandler, gc, sys
+faulthandler.dump_traceback_later(60, exit=True)
+import tensorrt_rtx as trt, torch
+sys.modules["tensorrt"], trt.__version__ = trt, "10.0"
+torch.cuda.is_available = lambda: True
+from yolov12_plugin.deploy import tensorrt as ours
+ours.current_gpu = lambda: torch.device("cpu")
+
+class Logger(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+
+    def log(self, severity, message):
+        pass
+
+def runtime_in_a_cycle():
+    cycle = [trt.Runtime(logger := Logger()), logger]
+    cycle.append(cycle)
+
+def before(self, function, *args):
+    gc.disable()
+    gc.collect(0)
+    runtime_in_a_cycle()
+    gc.set_threshold(allocations)
+    gc.enable()
+    return call(self, function, *args)
+
+call, ours.Engine._call = ours.Engine._call, before
+open("x.engine", "wb").write(b"x")
+for allocations in range(1, 60):
+    try:
+        ours.Engine("x.engine")
+    except ours.NotRunnable:
+        assert gc.isenabled()
+"""
+
+
+@pytest.mark.process
+def test_a_runtime_is_not_freed_while_another_is_made(rtx, fork):
+    """TensorRT waits for itself where a collection within its logger frees one, whenever that comes."""
+    fork(COLLECTED)
+
+
 def test_real_library_builds_in_detail(rtx):
     class Logger(rtx.ILogger):
         def log(self, severity, message):

@@ -16,6 +16,7 @@ from yolov12_plugin.benchmark.bench import Candidate, or_reason
 from yolov12_plugin.benchmark.machine import versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.deploy.runtimes.pytorch import exportable
+from yolov12_plugin.deploy.tensorrt import uncollected
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.nets import channels
 from yolov12_plugin.patching import suspended
@@ -83,14 +84,15 @@ def compile_onnx(graph: bytes, capability: str = "sm75") -> Compiled:
                 self.errors.append(message)
 
     logger = Logger()
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the logger is told every kernel
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(known[capability], 0)
-    engine = builder.build_serialized_network(network, config) if parser.parse(graph) else None
+    with uncollected():
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the logger is told every kernel
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(known[capability], 0)
+        engine = builder.build_serialized_network(network, config) if parser.parse(graph) else None
     if engine is None:
         raise RuntimeError(f"TensorRT-RTX refused the graph for {capability}: {'; '.join(logger.errors)}")
     fused = sum("_gemm_mha" in tactic for tactic in logger.kernels)

@@ -1,5 +1,6 @@
 """Everything that this project asks of TensorRT (8.6, 10 and 11): an engine loaded, described and executed."""
 
+import gc
 import importlib
 import json
 import re
@@ -111,6 +112,18 @@ def split_metadata(file: Path) -> tuple[dict[str, Any], bytes]:
     return {}, data
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection: TensorRT asks its logger under a lock, for which the end of another runtime waits."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Engine:
     """A TensorRT engine with its inputs and outputs resident on the device.
 
@@ -157,7 +170,8 @@ class Engine:
         """What TensorRT answers; it returns None or raises where it fails, and says why to the logger alone."""
         self._errors.clear()
         try:
-            answer = function(*args)
+            with uncollected():
+                answer = function(*args)
         except (RuntimeError, TypeError, MemoryError) as e:
             self._errors.append(str(e))
             answer = None
