@@ -76,6 +76,13 @@ def test_any_model(name):
     assert done.exit_code == 0 and name in done.stdout, done.output
 
 
+@pytest.mark.parametrize("name", ["x_ncnn_model", "x.mnn", "x_paddle_model", "x_saved_model", "x_edgetpu.tflite"])
+def test_an_exported_file_of_any_format_is_taken_for_one(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(NotRunnable, match=rf"{name} cannot be verified without its model: put x\.pt beside it"):
+        Candidate(str(tmp_path / name))
+
+
 @pytest.mark.export
 @pytest.mark.process
 def test_smoke_in_a_fresh_process(run, tmp_path):
@@ -223,13 +230,14 @@ def test_suspended_leaves_things_as_they_were(stock):
 
 def test_runtimes_by_default():
     assert pick_runtimes(["yolov12n", "x.torchscript"], None, Options()) == ["onnxruntime", "torchscript"]
-    assert pick_runtimes(["x_openvino_model/"], None, Options()) == ["openvino"]
+    for folder, name in {"x_openvino_model/": "openvino", "x_ncnn_model": "ncnn", "x_paddle_model": "paddle"}.items():
+        assert pick_runtimes([folder], None, Options()) == [name]
     assert pick_runtimes(["yolov12n"], None, Options(torch.device("cuda", 0))) == ["tensorrt"]
     assert pick_runtimes(["yolov12n"], ["torch, openvino", "torch"], Options()) == ["torch", "openvino"]
     with pytest.raises(NotRunnable, match="device 'cuda' is not there"):
         pick_options("cuda", None, False, False)
     assert pick_options(None, 3, False, True) == Options(torch.device("cpu"), threads=3, compile=True)
-    assert list(RUNTIMES) == ["tensorrt", "onnxruntime", "openvino", "torch", "torchscript"]
+    assert list(RUNTIMES) == ["tensorrt", "onnxruntime", "openvino", "ncnn", "mnn", "torch", "torchscript"]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from yolov12_plugin.deploy.verify import (
     _check,
     _check_matched,
     _larger,
+    _match,
     enliven,
     read_images,
     verify,
@@ -34,7 +35,7 @@ from yolov12_plugin.deploy.verify import (
 from yolov12_plugin.errors import NotRunnable
 
 IMGSZ = 160
-FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "ncnn": "ncnn", "mnn": "MNN"}
 
 
 def live(name, seed=0):
@@ -196,6 +197,34 @@ def test_heads_with_both_branches(name, models, export):
         file = export(name, nms=nms)
         assert (checked := y12.verify_export(models(name), file)) and checked.matched, checked
         assert not y12.verify_export(models(name, 1), file)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["yolo26n", "yolov10n"])
+def test_selection_among_equal_scores(name, format, tmp_path):
+    """As initialised all anchors score alike, and runtimes choose others of them; those too are the model's."""
+    pytest.importorskip(FORMATS[format])
+    if name == "yolo26n" and tuple(int(n) for n in ultralytics.__version__.split(".")[:2]) < (8, 4):
+        pytest.skip("this Ultralytics has no YOLO26")
+    model = YOLO(f"{name}.yaml", verbose=False)
+    model.model.pt_path = str(tmp_path / f"{name}.pt")
+    file = model.export(format=format, imgsz=160, nms=False, verbose=False)
+    checked = y12.verify_export(model, file)
+    assert checked and checked.matched == checked.detections > 5 and "all alike" in checked.note, checked
+    ends = [branch[-1] for branch in model.model.model[-1].one2one_cv2]
+    for conv in ends:
+        conv.bias.data += torch.linspace(0, 3, len(conv.bias))
+    assert not y12.verify_export(model, file)
+
+
+@given(st.lists(st.tuples(*[st.integers(-50, 50)] * 4).filter(lambda b: b[0] != b[2] and b[1] != b[3]), min_size=1))
+def test_boxes_inside_out_match_themselves(corners):
+    """As heads without DFL give them before they are trained."""
+    rows = torch.tensor([[*map(float, box), 0.5, 0.0] for box in corners])
+    assert _match(rows, rows)[1].all()
+    moved = rows + torch.tensor([200.0] * 4 + [0.0] * 2)
+    assert not _match(rows, moved)[1].any()
 
 
 def tampered(file, change):
@@ -370,6 +399,34 @@ def test_limits_grow_with_coarseness():
 
 
 @pytest.mark.export
+def test_a_runtime_that_fails_is_one_line():
+    class Broken(Torch):
+        def execute(self):
+            raise MemoryError("first line\nsecond")
+
+    session = Broken(torch.nn.Conv2d(3, 3, 1), Options())
+    with pytest.raises(NotRunnable, match=r"^Broken does not run this here: MemoryError: first line; export it again$"):
+        session(torch.rand(1, 3, 32, 32))
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("damage", ["another layer", "no layers", "no weights", "half the weights"])
+def test_an_ncnn_network_that_does_not_load(damage, export, models):
+    pytest.importorskip("ncnn")
+    folder = Path(export("yolov12n", format="ncnn"))
+    graph, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
+    if damage == "another layer":  # what a converter leaves of an operator that it does not know
+        graph.write_text(graph.read_text().replace("Convolution ", "torch.unbind ", 1))
+    elif damage == "no layers":
+        graph.write_text("")
+    else:
+        weights.write_bytes(b"" if damage == "no weights" else weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(
+        NotRunnable, match=r"model\.ncnn\.\w+ is no network that this NCNN reads: export the model again"
+    ):
+        y12.verify_export(models("yolov12n"), folder)
+
+
 def test_threads_of_the_caller_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = YOLO("yolov12n.yaml", verbose=False)

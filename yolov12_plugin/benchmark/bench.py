@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from yolov12_plugin.benchmark.machine import Clocks, gpu_state, machine, versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.timing import interleave, ratios, summary
-from yolov12_plugin.deploy.runtimes import RUNTIMES, Runtime, open_artefact, runtime_of
+from yolov12_plugin.deploy.runtimes import RUNTIMES, Runtime, open_artefact, runtime_named, runtime_of
 from yolov12_plugin.deploy.runtimes.engine import TensorRT
 from yolov12_plugin.deploy.runtimes.pytorch import Torch, exportable
 from yolov12_plugin.deploy.runtimes.session import Options, Session, cores
@@ -217,7 +217,7 @@ def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
 def needed_to_export(runtime: Runtime, half: bool) -> tuple[str, ...]:
     """Modules that Ultralytics needs to export for a runtime, and would install in the middle of a run."""
     if runtime.format != "engine":
-        return ()
+        return ("pnnx",) if runtime.format == "ncnn" else ()
     # Since 11 TensorRT takes FP16 from the graph alone, which Ultralytics has ModelOpt write.
     strongly_typed = half and int(importlib.import_module("tensorrt").__version__.split(".")[0]) >= 11
     return ("onnx", "modelopt") if strongly_typed else ("onnx",)
@@ -359,7 +359,7 @@ def bench(
 
     Args:
         models: names as yolov12n, .yaml, .pt, or exported files.
-        runtimes: names of `RUNTIMES`.
+        runtimes: names of `RUNTIMES`, or of what exported files are for.
         protocol: how they are timed.
         reference: the .pt or .yaml that exported files are held against.
         report: takes each line on a failure once, and warnings.
@@ -372,7 +372,7 @@ def bench(
     if protocol.options.device.type == "cuda":
         torch.cuda.set_device(protocol.options.device)
     clocks = Clocks(protocol.options.device, every=max(1, (protocol.runs + protocol.warmup) // 4))
-    for runtime in map(RUNTIMES.__getitem__, runtimes):
+    for runtime in map(runtime_named, runtimes):
         prepared: dict[int, Prepared] = {}
         # Windows deletes no file that a session has open.
         with tempfile.TemporaryDirectory(prefix="yolov12-bench-", ignore_cleanup_errors=True) as folder:

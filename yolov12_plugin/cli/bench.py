@@ -13,7 +13,7 @@ def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names, .yaml, .pt, or exported files.")],
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="tensorrt, onnxruntime, openvino, torch, torchscript; more than one with commas."),
+        typer.Option(help="tensorrt, onnxruntime, openvino, ncnn, mnn, torch, torchscript; more than one with commas."),
     ] = None,
     imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels. 640, and 224 for classifiers.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images at a time. 1.")] = None,

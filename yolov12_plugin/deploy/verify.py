@@ -1,7 +1,8 @@
 """Whether an exported file computes the model: what has to hold before a latency means anything."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,11 +241,11 @@ def verify(
         raise ValueError(f"precision {precision!r} has no limits; there are {', '.join(LIMITS)}")
     result = Verification(precision, LIMITS[precision], len(images))
     device = next(net.parameters()).device
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    head: Any = net.model[-1]  # type: ignore[index]
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _selecting(head) as offered:
         wanted = [out.float().cpu() for out in as_list(net(images.to(device)))]
     found = session(images)
     names = session.output_names or [f"output{i}" for i in range(len(found))]
-    head: Any = net.model[-1]  # type: ignore[index]
     if not wanted or len(found) < len(wanted):
         result.diverging = f"{len(found)} outputs ({', '.join(names)}) instead of {len(wanted)}"
         return result
@@ -258,7 +259,7 @@ def verify(
         elif is_dense(head) and a.shape == b.shape:
             _compare_dense(result, name, head, a, b)
         else:
-            _compare_selected(result, name, head, a, b, images.shape[-2:], suppression)
+            _compare_selected(result, name, head, a, b, images.shape[-2:], suppression, offered)
     if not result.detections and not any(name.startswith(names[0]) for name in result.relative):
         _diverges(
             result, "nothing was detected by either, so nothing is shown: choose other images, or a trained model"
@@ -367,8 +368,12 @@ def _compare_selected(
     b: Tensor,
     size: Sequence[int],
     suppression: Mapping[str, Any],
+    offered: Sequence[Tensor] = (),
 ) -> None:
-    """Detections that the network, or the file, selects: in any order, and only those clear of the cut."""
+    """Detections that the network, or the file, selects: in any order, and only those clear of the cut.
+
+    Where none is clear of it, since all scores are alike, any that was offered to the network's selection will do.
+    """
     ours, theirs, cut = _selected(head, a, size), _selected(head, b, size), 0.0
     if ours is None:  # non-maximum suppression is in the file, not in the model
         ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head, suppression))]
@@ -378,16 +383,23 @@ def _compare_selected(
     if theirs is None or len(theirs) != len(ours):
         return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
     others: list[tuple[Tensor, Tensor]] = []
-    for p, q in zip(ours, theirs):
+    for i, (p, q) in enumerate(zip(ours, theirs)):
         p, q = (t[t[:, 4].argsort(descending=True, stable=True)] for t in (p, q))
         p = p[p[:, 4] >= cut]
         floor = cut or p[-1, 4].item()
         where, found = _match(p, q)
         error = (p[found, 4] - q[where[found], 4]).abs().max().item() if found.any() else 0.0
         result.score = _larger(result.score, error)
-        clear = p[:, 4] > floor + 2 * error
+        margin = 2 * max(error, result.limits.rounding)
+        clear = p[:, 4] > floor + margin
         p_clear, where, found = p[clear], where[clear], found[clear]
-        stray = q[q[:, 4] > floor + 2 * error + result.limits.score]
+        stray = q[q[:, 4] > floor + margin + result.limits.score]
+        if offered and not (len(p_clear) or len(stray)):
+            result.note = (
+                result.note or f"the scores of {name} are all alike, so this shows little: is the model trained?"
+            )
+            result.detections += len(q)
+            result.matched += int(_is_of(q, _boxed(head, offered[0][i], size), result.limits.score).sum())
         result.detections += len(p_clear) + int((~_match(stray, p)[1]).sum())
         result.matched += int(found.sum())
         if found.any():
@@ -414,17 +426,49 @@ def _match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return where, best >= MATCH_IOU
 
 
+def _is_of(q: Tensor, offered: Tensor, tolerance: float) -> Tensor:
+    """Whether each detection of `q` (N, 6) is one of those offered (A, 4 + nc + extra): the same box, and its score."""
+    scores = offered[:, 4:].T[q[:, 5].long()]  # (N, A)
+    return ((_iou(q, offered) >= MATCH_IOU) & ((scores - q[:, 4, None]).abs() <= tolerance)).any(1)
+
+
+@contextmanager
+def _selecting(head: Any) -> Iterator[list[Tensor]]:
+    """What a head selects its detections from, (B, A, 4 + nc + extra), where it does so in Ultralytics' postprocess."""
+    offered: list[Tensor] = []
+    select = getattr(head, "postprocess", None)
+
+    def postprocess(*args: Any) -> Any:
+        tensors = [arg.float().cpu() for arg in args if isinstance(arg, Tensor)]  # older ones get numbers too
+        offered.append(torch.cat(tensors, -1))
+        return select(*args)  # type: ignore[misc]
+
+    if select is None:
+        yield offered
+        return
+    head.postprocess = postprocess
+    try:
+        yield offered
+    finally:
+        del head.postprocess
+
+
+def _boxed(head: Any, rows: Tensor, size: Sequence[int]) -> Tensor:
+    """Rows of a head's selection with their boxes as corners, in pixels."""
+    if type(head).__name__ == "RTDETRDecoder":
+        return torch.cat((_xyxy(rows[:, :4]) * rows.new_tensor([*size[::-1]] * 2), rows[:, 4:]), 1)
+    return _rows(head, rows)
+
+
 def _selected(head: Any, out: Tensor, size: Sequence[int]) -> list[Tensor] | None:
     """Detections (N, 6 + extra: x1 y1 x2 y2 score class) of each image of a head that selects them, else None."""
     if type(head).__name__ == "RTDETRDecoder":
-        height, width = size
-        boxes = _xyxy(out[..., :4]) * out.new_tensor([width, height, width, height])
-        if hasattr(head, "postprocess"):  # which selects them, since Ultralytics 8.4
-            return list(torch.cat((boxes, out[..., 4:6]), -1))
-        score, kind = out[..., 4:].max(-1, keepdim=True)
-        return list(torch.cat((boxes, score, kind.float()), -1))
+        if not hasattr(head, "postprocess"):  # which selects them since Ultralytics 8.4
+            score, kind = out[..., 4:].max(-1, keepdim=True)
+            out = torch.cat((out[..., :4], score, kind.float()), -1)
+        return [_boxed(head, rows, size) for rows in out]
     if getattr(head, "end2end", False) and out.ndim == 3 and out.shape[-1] >= 6:
-        return [_rows(head, rows) for rows in out]
+        return [_boxed(head, rows, size) for rows in out]
     return None
 
 
@@ -446,6 +490,8 @@ def _xyxy(boxes: Tensor) -> Tensor:
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of each pair of boxes (x1 y1 x2 y2) as their corners span them: untrained heads give some inside out."""
     from torchvision.ops import box_iou
 
-    return box_iou(a[:, :4], b[:, :4])
+    a, b = (torch.cat((torch.minimum(t[:, :2], t[:, 2:4]), torch.maximum(t[:, :2], t[:, 2:4])), 1) for t in (a, b))
+    return box_iou(a, b)

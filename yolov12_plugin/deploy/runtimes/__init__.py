@@ -3,10 +3,13 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from yolov12_plugin.deploy.runtimes.autobackend import Backend
 from yolov12_plugin.deploy.runtimes.engine import TensorRT
+from yolov12_plugin.deploy.runtimes.mnn import Mnn
+from yolov12_plugin.deploy.runtimes.ncnn import Ncnn
 from yolov12_plugin.deploy.runtimes.onnx import OnnxRuntime
 from yolov12_plugin.deploy.runtimes.openvino import OpenVino
 from yolov12_plugin.deploy.runtimes.pytorch import TorchScript
@@ -49,16 +52,34 @@ RUNTIMES = {
         Runtime("tensorrt", "engine", ".engine", TensorRT, (), EXPORT, on_gpu=True),
         Runtime("onnxruntime", "onnx", ".onnx", OnnxRuntime, ("onnxruntime", "onnx"), EXPORT),
         Runtime("openvino", "openvino", "_openvino_model", OpenVino, ("openvino",), EXPORT),
+        Runtime("ncnn", "ncnn", "_ncnn_model", Ncnn, ("ncnn",), "pip install --no-deps ncnn pnnx==20260526"),
+        Runtime("mnn", "mnn", ".mnn", Mnn, ("MNN",), 'pip install --no-deps "MNN>=2.9.6"'),
         Runtime("torch", None, ".pt", None, on_gpu=True),
         Runtime("torchscript", "torchscript", ".torchscript", TorchScript, on_gpu=True),
     )
 }
 
 
+@cache
+def others() -> dict[str, Runtime]:
+    """The other formats of this Ultralytics by name, which its own backend runs."""
+    from ultralytics.engine.exporter import export_formats
+
+    table = export_formats()
+    rows = zip(table["Argument"], table["Suffix"])
+    known = {r.suffix for r in RUNTIMES.values()}
+    return {name: Runtime(name, name, suffix, Backend) for name, suffix in rows if suffix and suffix not in known}
+
+
 def runtime_of(artefact: Path) -> Runtime | None:
-    """The runtime that an exported file or folder is for, by its suffix; None for one that only Ultralytics runs."""
+    """The runtime that an exported file or folder is for, by its suffix; None for what is no exported one."""
     name = artefact.name.lower()
-    return next((r for r in RUNTIMES.values() if r.session is not None and name.endswith(r.suffix)), None)
+    found = [r for r in (*RUNTIMES.values(), *others().values()) if r.session is not None and name.endswith(r.suffix)]
+    return max(found, key=lambda r: len(r.suffix), default=None)  # .tflite is also how an Edge TPU's file ends
+
+
+def runtime_named(name: str) -> Runtime:
+    return RUNTIMES.get(name) or others()[name]
 
 
 def open_artefact(artefact: Path, options: Options) -> Session:

@@ -9,7 +9,7 @@ from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, as
 
 
 class Backend(Session):
-    """Any other exported format, by Ultralytics' own backend: verified, not timed."""
+    """Any other exported format, by Ultralytics' own backend, whose conversions count as the runtime's."""
 
     def __init__(self, file: Path, options: Options) -> None:
         from ultralytics.nn.autobackend import AutoBackend

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yolov12_plugin.errors import NotRunnable, first_line
+
 PRECISION_OF = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int8: "int8"}
 
 
@@ -89,7 +91,20 @@ class Session:
         raise NotImplementedError
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """FP32 copies of the outputs for images (B, C, H, W), executed in the batches that the file takes."""
+        """FP32 copies of the outputs for images (B, C, H, W), executed in the batches that the file takes.
+
+        Raises:
+            NotRunnable: the runtime fails, by whatever exception of its own.
+        """
+        try:
+            return self._run(images)
+        except NotRunnable:
+            raise
+        except Exception as e:
+            why = f"{type(e).__name__}: {first_line(e)}"
+            raise NotRunnable(f"{type(self).__name__} does not run this here: {why}; export it again") from e
+
+    def _run(self, images: Tensor) -> list[Tensor]:
         batch = self.batch or len(images)
         rows: list[list[Tensor]] = []
         for i in range(0, len(images), batch):
