@@ -398,7 +398,6 @@ def test_limits_grow_with_coarseness():
         assert a.box_px <= b.box_px and a.score <= b.score and a.relative <= b.relative and a.matched >= b.matched
 
 
-@pytest.mark.export
 def test_a_runtime_that_fails_is_one_line():
     class Broken(Torch):
         def execute(self):
@@ -427,6 +426,7 @@ def test_an_ncnn_network_that_does_not_load(damage, export, models):
         y12.verify_export(models("yolov12n"), folder)
 
 
+@pytest.mark.export
 def test_threads_of_the_caller_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = YOLO("yolov12n.yaml", verbose=False)
