@@ -218,6 +218,7 @@ def test_selection_among_equal_scores(name, format, tmp_path):
     assert not y12.verify_export(model, file)
 
 
+@settings(deadline=None)  # the first one imports torchvision
 @given(st.lists(st.tuples(*[st.integers(-50, 50)] * 4).filter(lambda b: b[0] != b[2] and b[1] != b[3]), min_size=1))
 def test_boxes_inside_out_match_themselves(corners):
     """As heads without DFL give them before they are trained."""
