@@ -18,6 +18,9 @@ MODELS = {
 }
 
 
+KERNELS = {"yolov12n": 175, "yolov12l": 300, "yolov12x": 300}  # the most for SM75
+
+
 @pytest.mark.compile
 @pytest.mark.export
 @pytest.mark.parametrize("name", MODELS)
@@ -30,8 +33,8 @@ def test_every_attention_is_one_kernel(name):
         compiled = compile_onnx(graph, capability)
         print(name, capability, compiled)
         assert compiled.fused_attentions == MODELS[name]
-        if (name, capability) == ("yolov12n", "sm75"):
-            assert compiled.kernels <= 175
+        if capability == "sm75" and name in KERNELS:
+            assert compiled.kernels <= KERNELS[name]
 
 
 def test_export_leaves_the_model():

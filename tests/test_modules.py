@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parametrizations, prune
 from ultralytics import YOLO
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 import yolov12_plugin as y12
-from yolov12_plugin.nn.modules import fuse_attention
+from yolov12_plugin.nn.modules import fuse_blocks
 
 LAYOUTS = [dict(), dict(qkv_fused=False, pe_kernel=5), dict(pe_bias=True), dict(vertical=True)]
 POSITIONS = [
@@ -355,18 +356,53 @@ def test_empty_batch():
 
 
 @pytest.mark.skipif(ultralytics.__version__ < "8.4.1", reason="this release fuses in single precision only")
-@pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l-turbo.yaml", "yolov12n-seg.yaml", "yolov12n-cls.yaml"])
-def test_fused_for_an_export_a_model_computes_the_same(name):
+@pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l.yaml", "yolov12l-turbo.yaml", "yolov12n-seg.yaml"])
+@pytest.mark.parametrize("format", ["onnx", "engine"])
+def test_fused_for_an_export_a_model_computes_the_same(name, format):
     net = randomise(YOLO(name, verbose=False).model).double().eval()
     x = torch.rand(1, 3, 96, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = net(x)[0]
         assert net.fuse(verbose=False) is net
         torch.testing.assert_close(net(x)[0], expected)
-        fuse_attention(net, "onnx")
+        fuse_blocks(net, format)
         fused = [m for m in net.modules() if isinstance(m, y12.AAttn)]
         assert fused and all(hasattr(m, "packed") for m in fused)
+        hidden = {m.mlp[0].conv.out_channels for m in net.modules() if isinstance(m, y12.ABlock)}
+        assert all(n % 8 == 0 for n in hidden) is (format == "engine" or name != "yolov12l.yaml")
         torch.testing.assert_close(net(x)[0], expected)
+
+
+@pytest.mark.skipif(ultralytics.__version__ < "8.4.1", reason="this release fuses in single precision only")
+@settings(deadline=None)
+@given(dim=st.integers(2, 40), ratio=st.floats(0.5, 3))
+def test_hidden_channels_by_eights(dim, ratio):
+    block = randomise(y12.ABlock(dim, 1, ratio).double().eval())
+    x = torch.rand(2, dim, 3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        expected = block(x)
+        for m in block.mlp:
+            m.conv = fuse_conv_and_bn(m.conv, m.bn)
+            del m.bn
+            m.forward = m.forward_fuse
+        block.fuse("engine")
+        hidden = block.mlp[0].conv.out_channels
+        assert hidden % 8 == 0 and 0 <= hidden - int(dim * ratio) < 8
+        assert block.mlp[0].conv.weight.shape[0] == block.mlp[1].conv.weight.shape[1] == hidden
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_an_mlp_that_is_not_plain_keeps_its_channels():
+    for change in (
+        lambda b: b.mlp.append(torch.nn.Identity()),
+        lambda b: setattr(b.mlp[0], "act", torch.nn.Sigmoid()),
+        lambda b: b.mlp[1].register_forward_hook(lambda *_: None),
+        lambda b: setattr(b.mlp[0], "conv", torch.nn.Conv2d(64, 76, 3, padding=1)),
+    ):
+        block = y12.ABlock(64, 2)
+        change(block)
+        block.fuse("engine")
+        assert block.mlp[0].conv.out_channels == 76
 
 
 def test_unfused_pickle_is_untouched():

@@ -29,6 +29,6 @@ def prepare_exports(stock: Callable) -> Callable:
 
 def prepare_export(exporter: Any) -> None:
     """Give the exporter's fused copy of a model the form of attention that its format takes."""
-    from yolov12_plugin.nn.modules import fuse_attention
+    from yolov12_plugin.nn.modules import fuse_blocks
 
-    fuse_attention(exporter.model, exporter.args.format)
+    fuse_blocks(exporter.model, exporter.args.format)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from ultralytics.nn.modules.block import C3k
 from ultralytics.nn.modules.conv import Conv
@@ -276,6 +277,31 @@ class ABlock(nn.Module):
         x = x + self.attn(x)
         return x + self.mlp(x)
 
+    def fuse(self, format: str | None = None) -> None:
+        """Round the hidden channels of a fused copy's MLP up to a multiple of 8 for TensorRT, which else pads its maps.
+
+        Those of L and X are int(1.2·dim). What is added is zero before and after the SiLU, so the outputs are the same.
+        An MLP that is no pair of plain convolutions is left alone.
+
+        Args:
+            format: that of Ultralytics' exporter, which calls this.
+        """
+        if format != "engine" or type(self.mlp) is not nn.Sequential or len(self.mlp) != 2:
+            return
+        first: Any = self.mlp[0]
+        second: Any = self.mlp[1]
+        if not (_is_pointwise(first) and type(first.act) is nn.SiLU and _is_plain(second)):
+            return
+        if hasattr(first, "bn") or hasattr(second, "bn"):
+            return
+        more = -first.conv.out_channels % 8
+        with torch.no_grad():
+            first.conv.weight = nn.Parameter(pad(first.conv.weight, (0, 0, 0, 0, 0, 0, 0, more)), requires_grad=False)
+            first.conv.bias = nn.Parameter(pad(first.conv.bias, (0, more)), requires_grad=False)
+            second.conv.weight = nn.Parameter(pad(second.conv.weight, (0, 0, 0, 0, 0, more)), requires_grad=False)
+        first.conv.out_channels += more
+        second.conv.in_channels += more
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_modules": plain(self._modules)}
 
@@ -392,16 +418,21 @@ class A2C2f(nn.Module):
         return out if self.gamma is None else x + self.gamma.view(1, -1, 1, 1) * out
 
 
-def fuse_attention(model: nn.Module, format: str) -> None:
-    """Re-parameterise every attention of a fused copy of a model for an export, as `AAttn.fuse`."""
+def fuse_blocks(model: nn.Module, format: str) -> None:
+    """Re-parameterise a fused copy of a model for an export, as `AAttn.fuse` and `ABlock.fuse`."""
     for m in list(model.modules()):
-        if isinstance(m, AAttn):
+        if isinstance(m, (AAttn, ABlock)):
             m.fuse(format)
 
 
 def _is_plain(m: nn.Module) -> bool:
     """Whether a projection is a 1x1 convolution, and nothing else happens when it is called."""
-    if type(m) is not Conv or type(m.conv) is not nn.Conv2d or type(m.act) is not nn.Identity:
+    return _is_pointwise(m) and type(m.act) is nn.Identity
+
+
+def _is_pointwise(m: nn.Module) -> bool:
+    """Likewise, but for its activation."""
+    if type(m) is not Conv or type(m.conv) is not nn.Conv2d:
         return False
     conv = m.conv
     if (conv.kernel_size, conv.stride, conv.padding, conv.groups) != ((1, 1), (1, 1), (0, 0), 1):

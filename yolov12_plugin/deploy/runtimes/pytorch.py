@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov12_plugin.deploy.runtimes.session import PRECISION_OF, Options, Session, as_list, has_tf32
-from yolov12_plugin.nn.modules import fuse_attention
+from yolov12_plugin.nn.modules import fuse_blocks
 
 
 def exportable(
@@ -35,7 +35,7 @@ def exportable(
     if getattr(net.model[-1], "one2one_cv2", None) is not None:
         net.model[-1].end2end = end2end
     net = net.fuse(verbose=False).eval()
-    fuse_attention(net, format)
+    fuse_blocks(net, format)
     for m in net.modules():
         if hasattr(m, "export"):
             m.export, m.format = True, format
