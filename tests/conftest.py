@@ -2,7 +2,6 @@ import functools
 import os
 import pkgutil
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -47,17 +46,13 @@ def threads():
 def run(tmp_path):
     """Run Python code, or a command given as a list, in a process of its own from an empty folder."""
 
-    return functools.partial(in_a_process, started, cwd=tmp_path)
+    return functools.partial(in_a_process, forked.start, cwd=tmp_path)
 
 
 @pytest.fixture
 def fork(tmp_path):
     """As `run`, where the start of the process is not what is tried: much the quicker one."""
     return functools.partial(in_a_process, forked.run, cwd=tmp_path)
-
-
-def started(command, cwd, env, timeout):
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def in_a_process(runs, code, *, cwd, check=True, python=sys.executable, **env):

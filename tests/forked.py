@@ -14,12 +14,18 @@ from types import ModuleType
 PRELOADED = ["torch._inductor.config", "torchvision"]
 
 
+def start(
+    command: list[str], cwd: Path, env: dict[str, str], timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
 def run(
     command: list[str], cwd: Path, env: dict[str, str], timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """As subprocess.run of Python with `-c`, `-m` or a script, or of a script that is installed beside Python."""
+    """As `start`, of Python with `-c`, `-m` or a script, or of a script that is installed beside Python."""
     if sys.platform != "linux":  # a fork is not safe there, or there is none
-        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        return start(command, cwd, env, timeout)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
