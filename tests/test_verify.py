@@ -307,7 +307,7 @@ def test_limits_of_precisions_hold_and_do_not_pass_lost_attention(precision, nam
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     noise=st.floats(0, 1e-5),
     large=st.floats(2e-3, 1),

@@ -216,8 +216,10 @@ def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
 
 def needed_to_export(runtime: Runtime, half: bool) -> tuple[str, ...]:
     """Modules that Ultralytics needs to export for a runtime, and would install in the middle of a run."""
+    if runtime.format == "ncnn":
+        return ("pnnx",)
     if runtime.format != "engine":
-        return ("pnnx",) if runtime.format == "ncnn" else ()
+        return ()
     # Since 11 TensorRT takes FP16 from the graph alone, which Ultralytics has ModelOpt write.
     strongly_typed = half and int(importlib.import_module("tensorrt").__version__.split(".")[0]) >= 11
     return ("onnx", "modelopt") if strongly_typed else ("onnx",)

@@ -292,9 +292,9 @@ class ABlock(nn.Module):
         second: Any = self.mlp[1]
         if not (_is_pointwise(first) and type(first.act) is nn.SiLU and _is_plain(second)):
             return
-        if hasattr(first, "bn") or hasattr(second, "bn"):
-            return
         more = -first.conv.out_channels % 8
+        if hasattr(first, "bn") or hasattr(second, "bn") or not more:
+            return
         with torch.no_grad():
             first.conv.weight = nn.Parameter(pad(first.conv.weight, (0, 0, 0, 0, 0, 0, 0, more)), requires_grad=False)
             first.conv.bias = nn.Parameter(pad(first.conv.bias, (0, more)), requires_grad=False)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
-from yolov12_plugin.deploy.runtimes.session import Options, Session, asked_for_half
+from yolov12_plugin.deploy.runtimes.session import Options, Session, asked_for_half, metadata_of
 from yolov12_plugin.errors import NotRunnable
 
 
@@ -19,8 +18,7 @@ class Ncnn(Session):
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.ncnn = importlib.import_module("ncnn")
-        about = folder / "metadata.yaml"
-        self.metadata = yaml.safe_load(about.read_text(encoding="utf-8")) if about.exists() else {}
+        self.metadata = metadata_of(folder)
         self.size = self.exported_size
         half = asked_for_half(self.arguments)
         self.precision = "fp16" if half else "fp32"

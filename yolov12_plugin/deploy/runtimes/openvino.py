@@ -5,10 +5,9 @@ import importlib.util
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
-from yolov12_plugin.deploy.runtimes.session import Options, Session, fixed
+from yolov12_plugin.deploy.runtimes.session import Options, Session, fixed, metadata_of
 from yolov12_plugin.errors import NotRunnable
 
 
@@ -19,8 +18,7 @@ class OpenVino(Session):
         if (graph := next(folder.glob("*.xml"), None)) is None:
             raise NotRunnable(f"{folder} holds no .xml: export the model again")
         model = core.read_model(graph)
-        about = folder / "metadata.yaml"
-        self.metadata = yaml.safe_load(about.read_text(encoding="utf-8")) if about.exists() else {}
+        self.metadata = metadata_of(folder)
         # Left to itself a CPU with BF16 or AMX computes in less than FP32, and says nothing.
         wanted = ov.Type.f16 if options.half else ov.Type.f32
         settings = {"INFERENCE_NUM_THREADS": options.threads, "PERFORMANCE_HINT": "LATENCY"}

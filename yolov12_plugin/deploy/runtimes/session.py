@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from yolov12_plugin.errors import NotRunnable, first_line
@@ -144,6 +146,12 @@ class Session:
             return start.elapsed_time(end) / 1e3
 
         return between_events
+
+
+def metadata_of(folder: Path) -> dict[str, Any]:
+    """Ultralytics' metadata in an exported folder, {} where there is none."""
+    about = folder / "metadata.yaml"
+    return yaml.safe_load(about.read_text(encoding="utf-8")) if about.exists() else {}
 
 
 def literal(value: Any) -> Any:
