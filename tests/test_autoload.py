@@ -1,5 +1,6 @@
 """Start-up, and the processes that a training starts."""
 
+import os
 import sys
 import textwrap
 from itertools import product
@@ -191,3 +192,57 @@ def test_ultralytics_own_ddp_script(run, tmp_path):
     out = run([sys.executable, script, tmp_path])
     assert "ultralytics.nn.modules.block.A2C2f" in out.stdout + out.stderr
     assert (tmp_path / "ddp/weights/last.pt").is_file()
+
+
+HOSTILE = """
+import pathlib
+pathlib.Path(__file__).with_name("imported").touch()
+"""
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A working directory with packages of our names, each of whose modules leaves a mark where it is imported."""
+    for package in "yolov12_plugin", "ultralytics":
+        (tmp_path / package).mkdir()
+        for module in "__init__", "autoload", "registry":
+            (tmp_path / package / f"{module}.py").write_text(HOSTILE)
+    return tmp_path
+
+
+SAFE = ["-P"] if sys.version_info >= (3, 11) else []
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["-I"], ["-S"], ["-E"], ["-s"], SAFE, [*SAFE, "-S"], ["-OO"], ["-W", "error"]], ids=" ".join
+)
+@pytest.mark.parametrize(
+    "env", [{}, {"PYTHONSAFEPATH": "1"}, {"PYTHONPATH": os.path.dirname(os.__file__)}], ids="".join
+)
+def test_start_up_imports_nothing_of_the_working_directory(run, hostile, flags, env):
+    """Whose modules Python finds only when it runs, of a command, a script or standard input, not when it starts."""
+    (hostile / "script.py").write_text("pass")
+    for command in ["-c", "pass"], ["script.py"], ["-m", "this"]:
+        done = run([sys.executable, *flags, *command], **env)
+        assert not done.stderr and not list(hostile.rglob("imported"))
+
+
+@pytest.mark.parametrize("flags", [[], SAFE], ids=" ".join)
+def test_start_up_follows_the_path_that_the_user_names(run, hostile, flags):
+    """A working directory on PYTHONPATH is where this Python imports from, its own sitecustomize too."""
+    (hostile / "sitecustomize.py").write_text("print('customised')")
+    done = run([sys.executable, *flags, "-c", "pass"], PYTHONPATH=str(hostile))
+    assert done.stdout == "customised\n"
+    done = run([sys.executable, "-I", "-c", "pass"], PYTHONPATH=str(hostile))
+    assert not done.stdout
+
+
+def test_an_ultralytics_of_the_working_directory_is_left_to_python(run, hostile):
+    """It is imported where a plain Python imports it, and brings in nothing else of that folder."""
+    done = run([sys.executable, "-c", "import ultralytics; print(ultralytics.__file__)"])
+    assert done.stdout.strip() == str(hostile / "ultralytics/__init__.py")
+    assert list(hostile.rglob("imported")) == [hostile / "ultralytics/imported"]
+    if SAFE:
+        (hostile / "ultralytics/imported").unlink()
+        done = run([sys.executable, *SAFE, "-c", "import ultralytics; print(ultralytics.__file__)"])
+        assert str(hostile) not in done.stdout and not list(hostile.rglob("imported"))

@@ -613,3 +613,20 @@ def test_another_checkpoint_is_replaced_by_force_alone(tmp_path):
         y12.convert(tmp_path / "a.pt", tmp_path / "link.pt", to="stock")
     assert (tmp_path / "b.pt").read_bytes() == b"another"
     assert yolov12("convert", tmp_path / "a.pt", tmp_path / "b.pt", "--to", "stock", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_cannot_be_written_is_said_of_what_is_there(tmp_path, monkeypatch, there):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    YOLO("yolov12n-turbo.yaml").save(tmp_path / "a.pt")
+    if there:
+        (tmp_path / "b.pt").write_bytes(b"another")
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError) as e:
+        y12.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="stock", force=True)
+    assert str(e.value).endswith("it is as it was") == there
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    with pytest.raises(CheckpointError, match=r"b\.pt cannot be written: its folder is read-only: name another place"):
+        y12.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="stock", force=True)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import has_end2end
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,7 +19,7 @@ from yolov12_plugin.checkpoints.layouts import common, describe_in_yaml, express
 from yolov12_plugin.models import MODELS
 from yolov12_plugin.nn.modules import A2C2f, AAttn
 
-NAMES = [m.name for m in MODELS.values() if m.scale in "nl"]
+NAMES = [m.name for m in MODELS.values() if m.scale in "nl" and (has_end2end() or "e2e" not in m.release)]
 OPTIONS = st.fixed_dictionaries(
     {"qkv_fused": st.booleans(), "pe_kernel": st.sampled_from([3, 5, 7]), "pe_bias": st.booleans()}
 )
@@ -159,7 +160,7 @@ def test_tensors_say_what_the_yaml_does_not(name):
     model.yaml = yaml
     describe_in_yaml(model)
     assert shapes(type(model)(copy.deepcopy(model.yaml), verbose=False)) == shapes(model)
-    turbo = MODELS[name].release in ("turbo", "seg", "cls")
+    turbo = MODELS[name].release in ("turbo", "seg", "cls", "seg-e2e")
     assert ("a2c2f" in model.yaml) == turbo  # what needs no section gets none
     assert describe_in_yaml(model) == []
 

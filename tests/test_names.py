@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.utils import ROOT
 from ultralytics.utils.checks import check_file, check_yaml
@@ -100,6 +101,80 @@ def test_no_name_of_ultralytics_is_taken():
 def test_missing_file_is_stock_s_own_error():
     with pytest.raises(FileNotFoundError, match=r"'yolov13\.yaml' does not exist"):
         check_yaml("yolov13.yaml")
+
+
+MISSPELT = {
+    "yolov12xx.yaml": "yolov12x.yaml",
+    "yolov12n_turbo.yaml": "yolov12n-turbo.yaml",
+    "YOLOv12n.yaml": "yolov12n.yaml",
+    "yolov12n-tubro.yaml": "yolov12n-turbo.yaml",
+    "yolov12-n.yaml": "yolov12n.yaml",
+    "yolo12n-turbo.yaml": "yolov12n-turbo.yaml",
+    "yolov12n.yml": "yolov12n.yaml",
+    "yolov12n.YAML": "yolov12n.yaml",
+    "yolov112s.yaml": "yolov12s.yaml",
+    "yolvo12n-seg.yaml": "yolov12n-seg.yaml",
+    "yolov12n-segment.yaml": "yolov12n-seg.yaml",
+    "yolov12nturbo.yaml": "yolov12n-turbo.yaml",
+    "Yolo_v12L_Cls.yml": "yolov12l-cls.yaml",
+    "yolov12q.yaml": "yolov12.yaml, yolov12n.yaml, yolov12s.yaml, yolov12m.yaml, yolov12l.yaml or yolov12x.yaml",
+    "models/yolov12x-elam.yaml": "yolov12x-elan.yaml",
+    "mine/yolov12n.yaml": "yolov12n.yaml",
+}
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_a_misspelt_model_is_answered_with_the_name_as_typed_and_the_nearest(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as e:
+        YOLO(name)
+    assert str(e.value).startswith(f"'{name}' does not exist; did you mean {MISSPELT[name]}")
+    assert str(e.value).endswith("?") and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["yolov12n-coc.yaml", "yolov12n_coco.yaml", "YOLOV12N-COCO.yaml", "yolov12n-coco.yml", "yolov12n-cocoo.yaml"],
+)
+def test_a_misspelt_preset(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"'{name}' does not exist; did you mean yolov12n-coco.yaml"):
+        YOLO("yolov12n.yaml", verbose=False).train(cfg=name)
+
+
+def test_a_misspelt_dataset():
+    from ultralytics.data.utils import check_det_dataset
+
+    with pytest.raises(FileNotFoundError, match=r"'shaps\.yaml' does not exist; did you mean shapes\.yaml\?"):
+        check_det_dataset("shaps.yaml")
+
+
+@pytest.mark.parametrize(
+    "name, nearest", [("YOLOv12n", "yolov12n"), ("yolov12x_seg", "yolov12x-seg"), ("yolov12", "yolov12n, ")]
+)
+def test_a_misspelt_name_alone(name, nearest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"'{name}' does not exist; did you mean {nearest}"):
+        YOLO(name)
+
+
+@pytest.mark.parametrize("name", ["yolov12-transformer-of-mine.yaml", "YOLOv12-my_very_own_net.yml"])
+def test_far_from_every_name_but_of_the_family(name):
+    with pytest.raises(FileNotFoundError, match=rf"'{name}' does not exist; the plugin has yolov12\{{n,s,m,l,x\}}\["):
+        YOLO(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["yolov11n.yaml", "yolov13n-seg.yaml", "yolo26n-turbo.yaml", "yolo11n_seg.yaml", "data.yaml", "custom.yaml",
+             "best.pt", "yolov12n.onnx", "yolov12n.engine", "yolo12n.torchscript", "bus.jpg", "", "yolo", "x" * 300 + ".yaml"]
+)  # fmt: skip
+def test_another_family_is_no_misspelling(name):
+    assert names.missing(name) is None
+    assert names.missing(f"some/folder/{name}") is None
+
+
+def test_soft_look_ups_stay_soft():
+    assert check_yaml("yolov12xx.yaml", hard=False) == check_file("yolov12n_turbo.pt", hard=False) == []
 
 
 def test_preset_through_the_command_line(run):

@@ -1,9 +1,14 @@
 """The authors' weights by name, from a server on this machine."""
 
+import hashlib
+import io
 import json
+import os
 import re
 import sys
 import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,7 +16,18 @@ import pytest
 from ultralytics import YOLO
 
 from yolov12_plugin.checkpoints import weights
-from yolov12_plugin.models import MODELS, RELEASES
+from yolov12_plugin.models import MODELS, RELEASES, SHA256
+
+
+def executes():
+    """A checkpoint whose pickle calls what it likes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("any/data.pkl", b"cos\nsystem\n(V:\ntR.")
+    return file.getvalue()
+
+
+EXECUTES = executes()
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +45,20 @@ def server(checkpoint):
         def do_GET(self):
             server.asked.append(self.path)
             answer = server.answers[0] if len(server.answers) == 1 else server.answers.pop(0)
-            body = {"html": b"<html>sign in</html>"}.get(answer, checkpoint)
-            self.send_response(404 if answer == "404" else 200)
+            if "://" in answer:
+                self.send_response(302)
+                self.send_header("Location", answer)
+                self.end_headers()
+                return
+            body = {"html": b"<html>sign in</html>", "executes": EXECUTES}.get(answer, checkpoint)
+            begin = int(self.headers.get("Range", "bytes=0-")[6:-1]) if answer == "the rest" else 0
+            self.send_response(404 if answer == "404" else 206 if begin else 200)
             if answer != "no length":
-                self.send_header("Content-Length", str(len(body)))
+                length = {"a lie": "many", "too large": str(2**40)}.get(answer, str(len(body) - begin))
+                self.send_header("Content-Length", length)
             self.end_headers()
-            self.wfile.write(body if answer in ("whole", "html") else body[: len(body) // 2])
+            half = len(body) // 2 if answer in ("cut short", "no length") else len(body)
+            self.wfile.write(body[begin:half])
 
         def log_message(self, *_):
             pass
@@ -139,12 +163,39 @@ def test_a_file_that_is_there_is_taken(server, folder, checkpoint):
 
 @pytest.mark.parametrize(
     "name",
-    ["yolo12n.pt", "yolo11n.pt", "best.pt", "yolov12n.yaml", "yolov12.pt", "yolov12n", "yolov12n.onnx", "a/last.pt",
-     "yolov13n.pt", "https://example.com/yolov12n.pt", "http:/example.com/yolov12n.pt"],
+    ["yolo12n.pt", "yolo11n.pt", "best.pt", "yolov12n.yaml", "yolov12n", "yolov12n.onnx", "a/last.pt",
+     "yolov13n.pt", "https://example.com/yolov12n.pt", "http:/example.com/yolov12n.pt", "x" * 300 + ".pt", "a\0.pt"],
 )  # fmt: skip
 def test_other_names_are_left_to_ultralytics(name, server, folder):
     assert weights.find(name) == name
     assert not server.asked and not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "name, nearest",
+    [("yolov12n_turbo.pt", "yolov12n-turbo.pt?"), ("YOLOv12n.pt", "yolov12n.pt?"), ("yolov12nn.pt", "yolov12n.pt?"),
+     ("yolo12n-turbo.pt", "yolov12n-turbo.pt?"), ("yolov12n-sge.pt", "yolov12n-seg.pt?"), ("yolov12n.PT", "yolov12n.pt?"),
+     ("yolov12.pt", "yolov12n.pt, yolov12s.pt, yolov12m.pt, yolov12l.pt or yolov12x.pt?"), ("runs/yolov12x_cls.pt", "yolov12x-cls.pt?"),
+     ("yolov12n.pth", "yolov12n.pt?")],
+)  # fmt: skip
+def test_misspelt_weights_are_answered_without_the_network(name, nearest, server, folder, monkeypatch):
+    monkeypatch.setattr("ultralytics.utils.downloads.get_github_assets", lambda *a, **k: pytest.fail("asked GitHub"))
+    for load in YOLO, YOLO("yolov12n.yaml", verbose=False).load:
+        with pytest.raises(FileNotFoundError) as e:
+            load(name)
+        assert str(e.value) == f"'{name}' does not exist; did you mean {nearest}"
+        if name.endswith("pth"):  # Ultralytics loads none from there
+            break
+    assert not server.asked and not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["YOLOv12n.pt", "yolov12n_turbo.pt"])
+def test_a_file_of_a_like_name_is_taken(name, folder, checkpoint):
+    folder.mkdir()
+    (folder / name).write_bytes(checkpoint)
+    assert weights.find(name) == str(folder / name)
+    Path(name).write_bytes(checkpoint)
+    assert weights.find(name) == name
 
 
 def test_a_folder_that_is_not_there_is_a_mistake(server, folder):
@@ -178,8 +229,11 @@ def test_what_was_not_released(name, server, folder):
     [
         ("404", "404"),
         ("cut short", "could not be downloaded ("),
-        ("no length", "no whole checkpoint"),
-        ("html", "no whole checkpoint"),
+        ("no length", "cut short"),
+        ("html", "web page"),
+        ("executes", "not executed"),
+        ("too large", "MB"),
+        ("a lie", "could not be downloaded ("),
     ],
 )
 @pytest.mark.parametrize("there", [False, True])
@@ -194,58 +248,160 @@ def test_failure_leaves_nothing(answer, word, there, server, folder):
     assert "\n" not in line and word in line
     assert f"Download {server.url}/turbo/yolov12n.pt by other means" in line
     assert line.endswith(f"put it at {folder / 'yolov12n-turbo.pt'}")
-    assert [p.name for p in folder.iterdir()] == ["other.pt"] * there
+    assert [p.name for p in folder.iterdir()] == ["other.pt"] if there else not folder.exists()
+    assert not list(Path().iterdir())
 
 
 def test_no_network(folder, monkeypatch):
     monkeypatch.setenv("YOLO12_WEIGHTS_URL", "http://127.0.0.1:9/")
     with pytest.raises(FileNotFoundError, match=r"Download http://127\.0\.0\.1:9/v1\.0/yolov12n\.pt by other means"):
         weights.find("yolov12n.pt")
-    assert not list(folder.iterdir())
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("weights_dir", ["weights", "runs/../weights", "."])
+def test_one_download_serves_all_folders(weights_dir, server, folder, tmp_path, monkeypatch, checkpoint):
+    """Ultralytics' own weights folder is relative by default."""
+    monkeypatch.setattr(weights, "SETTINGS", {"weights_dir": weights_dir})
+    monkeypatch.setattr(weights, "USER_CONFIG_DIR", tmp_path / "config")
+    for here in "one", "two":
+        Path(here).mkdir()
+        with monkeypatch.context() as patch:
+            patch.chdir(here)
+            assert YOLO("yolov12n.pt").ckpt_path == str(tmp_path / "config/weights/yolov12n.pt")
+            assert not list(Path().iterdir())
+    assert server.asked == ["/v1.0/yolov12n.pt"]
+    Path(weights_dir).mkdir(parents=True, exist_ok=True)
+    (Path(weights_dir) / "yolov12n.pt").write_bytes(checkpoint)
+    assert Path(weights.find("yolov12n.pt")).samefile(Path(weights_dir, "yolov12n.pt"))  # as Ultralytics finds it
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_read_only_folder(there, server, folder, tmp_path, monkeypatch):
+    if there:
+        folder.mkdir()
+    locked = folder if there else tmp_path
+    monkeypatch.setattr("os.access", lambda place, mode: os.fspath(place) != os.fspath(locked))
+    with pytest.raises(FileNotFoundError) as e:
+        YOLO("yolov12n-turbo.pt")
+    assert str(e.value) == (
+        f"yolov12n-turbo.pt is not here, and {locked} is read-only: download {server.url}/turbo/yolov12n.pt and name the "
+        "file by its path, or name a folder for weights by `yolo settings weights_dir=FOLDER`"
+    )
+    assert not server.asked and folder.exists() == there
+
+
+def test_the_password_of_a_mirror_is_not_said(folder, monkeypatch):
+    monkeypatch.setenv("YOLO12_WEIGHTS_URL", "http://me:secret@127.0.0.1:9/")
+    with pytest.raises(FileNotFoundError, match=r"Download http://\*\*\*@127\.0\.0\.1:9/") as e:
+        weights.find("yolov12n.pt")
+    assert "secret" not in str(e.value)
 
 
 @pytest.mark.parametrize(
     "value, url", [("", RELEASES), ("  ", RELEASES), (" http://127.0.0.1:9/Mirror/ ", "http://127.0.0.1:9/Mirror")]
 )
 def test_where_weights_are_looked_for(folder, monkeypatch, value, url):
-    def refused(url, **options):
+    def refused(url, file):
         raise ConnectionError(f"asked {url}")
 
-    monkeypatch.setattr(weights, "safe_download", refused)
+    monkeypatch.setattr(weights, "_fetch", refused)
     monkeypatch.setenv("YOLO12_WEIGHTS_URL", value)
     with pytest.raises(FileNotFoundError, match=re.escape(f"asked {url}/v1.0/yolov12n.pt")):
         weights.find("yolov12n.pt")
 
 
-def test_another_try(server, folder, checkpoint, monkeypatch):
-    """Ultralytics tries again where a network is there, and goes on after what came."""
-    from ultralytics.utils import downloads
-
-    monkeypatch.setattr(downloads, "is_online", lambda: True)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    server.answers = ["cut short", "whole"]
+@pytest.mark.parametrize("then", ["whole", "the rest"])
+def test_another_try(then, server, folder, checkpoint):
+    """It goes on after what came, or anew where the server gives the whole."""
+    server.answers = ["cut short", then]
     assert Path(weights.find("yolov12n.pt")).read_bytes() == checkpoint and len(server.asked) == 2
 
 
 def test_an_interrupted_download_leaves_nothing(server, folder, monkeypatch):
-    def interrupted(url, file, dir):
-        (Path(dir) / file).write_bytes(b"half")
-        (Path(dir) / f".{file}.part").write_bytes(b"half")
+    def interrupted(url, file):
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "safe_download", interrupted)
+    monkeypatch.setattr(weights, "_fetch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         weights.find("yolov12n.pt")
-    assert not list(folder.iterdir())
+    assert not folder.exists() and not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["http://example.com", "http://127.0.0.1.example.com", "http://127.0.0.1@example.com", "ftp://example.com"],
+)
+def test_what_is_not_https_is_not_asked(mirror, folder, monkeypatch):
+    monkeypatch.setenv("YOLO12_WEIGHTS_URL", mirror)
+    monkeypatch.setattr("requests.Session.send", lambda *a, **k: pytest.fail("it was asked"))
+    with pytest.raises(FileNotFoundError, match=r"is not https: .* YOLO12_INSECURE=1"):
+        weights.find("yolov12n.pt")
+    assert not folder.exists()
+
+
+def test_insecure_is_a_choice(folder, monkeypatch):
+    def asked(self, request, **options):
+        raise ConnectionError(f"asked {request.url}")
+
+    monkeypatch.setenv("YOLO12_WEIGHTS_URL", "http://example.com")
+    monkeypatch.setenv("YOLO12_INSECURE", "1")
+    monkeypatch.setattr("requests.Session.send", asked)
+    with pytest.raises(FileNotFoundError, match=r"asked http://example\.com/v1\.0/yolov12n\.pt"):
+        weights.find("yolov12n.pt")
+
+
+@pytest.mark.parametrize(
+    "place", ["https://127.0.0.1:9/x", "ftp://127.0.0.1:9/x", "http://example.com/x", "file:///etc"]
+)
+def test_a_redirect_to_elsewhere_is_not_followed(place, server, folder):
+    server.answers = [place]
+    with pytest.raises(FileNotFoundError, match="YOLO12_INSECURE=1"):
+        weights.find("yolov12n.pt")
+    assert len(server.asked) == 1 and not folder.exists()
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_redirect_is_followed(insecure, server, folder, checkpoint, monkeypatch):
+    """GitHub's releases are: to another host, by https as they were asked."""
+    monkeypatch.setenv("YOLO12_INSECURE", str(int(insecure)))
+    server.answers = [f"{server.url}/elsewhere", "whole"]
+    assert Path(weights.find("yolov12n.pt")).read_bytes() == checkpoint
+    assert server.asked == ["/v1.0/yolov12n.pt", "/elsewhere"]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_digest_that_is_known_is_asked_for(right, server, folder, checkpoint, monkeypatch):
+    digest = hashlib.sha256(checkpoint if right else b"").hexdigest()
+    monkeypatch.setattr(weights, "SHA256", {"v1.0/yolov12n.pt": digest})
+    if right:
+        assert Path(weights.find("yolov12n.pt")).read_bytes() == checkpoint
+        return
+    with pytest.raises(FileNotFoundError, match=rf"{hashlib.sha256(checkpoint).hexdigest()}, not {digest}"):
+        weights.find("yolov12n.pt")
+    assert not folder.exists()
+
+
+def test_digests_are_of_released_files():
+    assert SHA256.keys() <= {m.weights for m in MODELS.values()}
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in SHA256.values())
+
+
+def test_eight_at_once(server, folder, checkpoint):
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(weights.find, ["yolov12n.pt"] * 8))
+    assert found == {str(folder / "yolov12n.pt")} and (folder / "yolov12n.pt").read_bytes() == checkpoint
+    assert os.listdir(folder) == ["yolov12n.pt"] and sorted(os.listdir(folder.parent)) == ["here", "weights"]
 
 
 def test_killed_while_it_downloads(fork, tmp_path, server):
     """What a kill leaves is under a name that nothing loads."""
     code = (
         "import os, yolov12_plugin.checkpoints.weights as w\n"
-        "def half(url, file, dir): (dir / file).write_bytes(b'half'); os._exit(9)\n"
-        "w.safe_download = half\n"
-        "w.SETTINGS = {'weights_dir': 'weights'}\n"
+        "def half(url, file): file.write_bytes(b'half'); os._exit(9)\n"
+        "w._fetch = half\n"
+        "w.SETTINGS = {'weights_dir': os.path.abspath('weights')}\n"
         "w.find('yolov12n.pt')"
     )
     assert fork(code, check=False).returncode == 9

@@ -19,12 +19,20 @@ PATCHES = (
     Patch("ultralytics.utils.checks", "check_yolov5u_filename", "yolov12_plugin.training.presets:find_plugin_yaml",
           "every look-up of a YAML passes here: yolov12*.yaml, presets and datasets are found by name",
           wrapper=True),
+    Patch("ultralytics.utils.checks", "check_file", "yolov12_plugin.names:name_missing",
+          "a misspelt name of a model, preset or dataset is answered with the nearest ones",
+          wrapper=True, reexports=("ultralytics.nn.tasks", "ultralytics.engine.trainer", "ultralytics.data.build",
+                                   "ultralytics.data.utils", "ultralytics.data.converter",
+                                   "ultralytics.models.yolo.world.train_world")),
     Patch("ultralytics.cfg", "check_dict_alignment", "yolov12_plugin.training.presets:leave_out_of_presets",
           "arguments of a preset that this Ultralytics does not have are left out, with a notice",
           wrapper=True),
     Patch("ultralytics.utils.downloads", "GITHUB_ASSETS_STEMS", "yolov12_plugin.models:add_released_names",
           "yolov12n alone means yolov12n.pt, as yolo12n does yolo12n.pt",
           wrapper=True, reexports=("ultralytics.solutions.streamlit_inference",)),
+    Patch("ultralytics.utils.downloads", "download", "yolov12_plugin.datasets.shapes:draw_by_name",
+          "data=shapes-cls is drawn where Ultralytics would download the folder of a classification dataset",
+          wrapper=True, reexports=("ultralytics", "ultralytics.data.utils", "ultralytics.data.converter")),
     Patch("ultralytics.nn.modules.block", "AAttn", "yolov12_plugin.nn.modules:AAttn",
           "checkpoints name this class"),
     Patch("ultralytics.nn.modules.block", "ABlock", "yolov12_plugin.nn.modules:ABlock",
@@ -62,8 +70,9 @@ def register() -> bool:
     """Make this process's Ultralytics build YOLOv12; runs by itself when Ultralytics is imported.
 
     Returns:
-        Whether the plugin is registered: False where YOLO12_PLUGIN=off, or where this Ultralytics lacks one of the
-        symbols in `PATCHES`, which leaves Ultralytics untouched and prints one warning.
+        Whether the plugin is registered: False where YOLO12_PLUGIN=off, or where this Ultralytics is older than the
+        oldest supported one or lacks one of the symbols in `PATCHES`, which leaves Ultralytics untouched and prints one
+        warning.
 
     Examples:
         >>> import yolov12_plugin as y12
@@ -72,11 +81,14 @@ def register() -> bool:
     """
     if autoload.is_off():
         return False
+    if line := too_old(version()):
+        _warn(f"yolov12-plugin is off, and Ultralytics untouched: {line}, or set YOLO12_PLUGIN=off.")
+        return False
     try:
         _apply(PATCHES)
     except Unsupported as e:
         unregister()
-        _warn_unsupported(str(e))
+        _warn(unsupported(str(e)))
         return False
     return True
 
@@ -113,9 +125,11 @@ def loaded(module: str) -> None:
         if module == autoload.TASKS:
             autoload.uninstall()
             register()
+        elif too_old(version()):  # which is said once it has loaded
+            return
         elif not _has_tasks():
             autoload.uninstall()
-            _warn_unsupported(autoload.TASKS)
+            _warn(unsupported(autoload.TASKS))
         elif not autoload.is_off():
             _apply(patch for patch in PATCHES if patch.owner == module)
     except Exception as e:
@@ -135,12 +149,34 @@ def _has_tasks() -> bool:
     return nn is not None and PathFinder.find_spec(autoload.TASKS, nn.submodule_search_locations) is not None
 
 
-@functools.cache
-def _warn_unsupported(symbol: str) -> None:
-    """Say once which symbol this Ultralytics lacks, and what follows."""
-    LOGGER.warning(
-        "yolov12-plugin: Ultralytics %s has no %s. YOLOv12 is off and Ultralytics untouched: update yolov12-plugin, "
-        "or set YOLO12_PLUGIN=off.",
-        importlib.import_module("ultralytics").__version__,
-        symbol,
+def too_old(version: str) -> str | None:
+    """What to say of an Ultralytics below the oldest supported one; None of any other."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        if Version(version) >= Version(TESTED[0]):
+            return None
+    except InvalidVersion:
+        return None
+    return (
+        f"Ultralytics {version} is older than {TESTED[0]}, the oldest that it supports: "
+        f'pip install --upgrade "ultralytics>={TESTED[0]}"'
     )
+
+
+def unsupported(symbol: str) -> str:
+    return (
+        f"yolov12-plugin: Ultralytics {version()} has no {symbol}. YOLOv12 is off and Ultralytics untouched: update "
+        "yolov12-plugin, or set YOLO12_PLUGIN=off."
+    )
+
+
+def version() -> str:
+    """Of the Ultralytics in this process."""
+    return str(importlib.import_module("ultralytics").__version__)
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Say a line once."""
+    LOGGER.warning("%s", line)

@@ -5,6 +5,7 @@ from typing import Any
 
 from ultralytics.nn.modules.conv import Conv
 
+from yolov12_plugin.checkpoints.grammar import checked, registered
 from yolov12_plugin.checkpoints.layouts import describe_in_yaml
 from yolov12_plugin.checkpoints.safe_load import models_of
 from yolov12_plugin.nets import attention_blocks
@@ -23,7 +24,12 @@ def complete(ckpt: dict[str, Any]) -> None:
     """
     models = [m for m in models_of(ckpt) if attention_blocks(m)]
     for model in models:
-        describe_in_yaml(model)
+        try:
+            checked(getattr(model, "yaml", None), registered())
+        except ValueError as e:
+            LOGGER.warning(f"yolov12-plugin: the checkpoint's YAML {e}: it is left as it is")
+        else:
+            describe_in_yaml(model)
     if models and ckpt.get("optimizer"):
         _order_groups(ckpt)
 

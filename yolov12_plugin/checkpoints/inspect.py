@@ -10,12 +10,14 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
 from ultralytics.nn.modules.conv import Conv
 
 from yolov12_plugin.checkpoints.layouts import PLUGIN_ONLY, common, differences, structure
 from yolov12_plugin.checkpoints.safe_load import models_of, read
 from yolov12_plugin.checkpoints.weights import find
-from yolov12_plugin.errors import CheckpointError
+from yolov12_plugin.errors import CheckpointError, shown
 from yolov12_plugin.models import release_of
 from yolov12_plugin.names import CFG
 from yolov12_plugin.nets import attention_blocks, task_of
@@ -35,11 +37,12 @@ def inspect(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]
         FileNotFoundError: as `weights.find`.
     """
     path = Path(find(path))
-    ckpt = read(path, trust)
+    left_out: list[str] = []
+    ckpt = read(path, trust, left_out.append)
     model = models_of(ckpt)[0]
     outputs(model, path)
     with whole(path):
-        return {"file": str(path), **describe(model, ckpt)}
+        return {"file": str(path), **describe(model, ckpt), "left_out": left_out}
 
 
 def describe(model: Any, ckpt: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +73,8 @@ def describe(model: Any, ckpt: dict[str, Any]) -> dict[str, Any]:
             "fused": _is_fused(model),
         },
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "ultralytics": str(ckpt.get("version")),
+        "quantised": bool(ckpt.get("modelopt")),
+        "ultralytics": shown(ckpt.get("version")),
         "resumable": bool(ckpt.get("optimizer")),
         "stock": on_stock(model),
     }
@@ -107,6 +111,40 @@ def _value(found: Any) -> Any:
     return round(found[1] / found[0], 2) if isinstance(found, tuple) else found
 
 
+class Bounded(TorchDispatchMode):
+    """Refuses an operation before it runs where a small image would take what no network takes, as by a huge padding.
+
+    YOLOv12x gives 48 MB in 1,400 operations, and multiplies 1.5e9 times.
+    """
+
+    BYTES, MULTIPLICATIONS, OPERATIONS = 2**32, 1e12, 10_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.multiplications, self.operations = 0, 0.0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        try:
+            sizes = tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, (args, kwargs or {}))
+            found = func(
+                *sizes[0], **{**sizes[1], **({"device": torch.device("meta")} if "device" in sizes[1] else {})}
+            )
+        except (
+            NotImplementedError,
+            RuntimeError,
+        ):  # of what has no sizes before it has values, or is wrong and says so
+            found = None
+        for t in tree_flatten(found)[0]:
+            if isinstance(t, Tensor):
+                self.bytes += t.numel() * t.element_size()
+                if func.overloadpacket is torch.ops.aten.convolution:
+                    self.multiplications += t.numel() * args[1].shape[1:].numel()
+        if self.bytes > self.BYTES or self.multiplications > self.MULTIPLICATIONS or self.operations > self.OPERATIONS:
+            raise ValueError("it computes far more of a small image than any YOLOv12")
+        return func(*args, **(kwargs or {}))
+
+
 def outputs(model: Any, path: Path) -> list[Tensor]:
     """What a model, last, and each of its blocks with area attention give for an image: it is shown to be whole.
 
@@ -130,8 +168,11 @@ def outputs(model: Any, path: Path) -> list[Tensor]:
         net = deepcopy(model).float().eval()
         for layer in blocks:
             net.model[layer].register_forward_hook(lambda *args: out.append(args[-1]))
-        image = torch.rand(1, _first_conv(net).in_channels, 64, 96, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
+        stride = int(torch.as_tensor(getattr(net, "stride", 32)).max())
+        stride = min(max(stride, 32), 256)  # a file may say anything
+        size = _first_conv(net).in_channels, 2 * stride, 3 * stride
+        image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad(), Bounded():
             out.append(net(image))
         while not isinstance(out[-1], Tensor):
             out[-1] = out[-1][0]

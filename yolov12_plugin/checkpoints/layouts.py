@@ -313,7 +313,8 @@ def _size(conv: nn.Conv2d) -> tuple[Any, ...]:
 
 def _misfits(source: Any, target: Any) -> dict[str, str]:
     """The tensors of two models that do not fit each other, and why."""
-    have, want = source.state_dict(), target.state_dict()
+    # A quantisation-aware training measures the ranges of its own quantisers, or restores them by itself
+    have, want = ({k: v for k, v in m.state_dict().items() if "_quantizer." not in k} for m in (source, target))
     misfits = {}
     for key in {**want, **have}:
         if key not in have:
@@ -390,7 +391,7 @@ def _same_head(source: Any, target: Any) -> bool:
 
 
 def _yaml(target: Any) -> str:
-    return target.yaml.get("yaml_file") or type(target).__name__
+    return shlex.quote(target.yaml.get("yaml_file") or type(target).__name__)
 
 
 def _name(model: Any) -> str:
