@@ -411,6 +411,17 @@ def test_choice_is_said_once(fork):
     assert out.stdout.count("attention: sdpa on cpu, float32\n") == 1
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "value, said",
+    [("math", "attention: math (YOLO12_ATTENTION=math)"), (" SDPA ", "attention: sdpa (YOLO12_ATTENTION=sdpa)")],
+)
+def test_what_the_environment_selects_is_said_once(fork, value, said):
+    code = "from ultralytics import YOLO; m = YOLO('yolov12n.yaml'); m.predict(imgsz=64, source='none.jpg')"
+    out = fork(code, check=False, YOLO12_ATTENTION=value)
+    assert [line for line in out.stdout.splitlines() if line.startswith("attention: ")] == [said]
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize("options", [dict(), dict(qkv_fused=False)])
 def test_compiles_to_one_graph(options):

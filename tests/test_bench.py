@@ -15,7 +15,7 @@ from ultralytics import YOLO
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark import machine
-from yolov12_plugin.benchmark.bench import Candidate, Protocol, bench, pick_options, pick_runtimes
+from yolov12_plugin.benchmark.bench import Candidate, Protocol, bench, pick_options, pick_runtimes, time_prepared
 from yolov12_plugin.benchmark.hook import ExportDiffers
 from yolov12_plugin.benchmark.results import read_results
 from yolov12_plugin.deploy.runtimes import RUNTIMES
@@ -260,6 +260,25 @@ def test_a_session_that_breaks_while_it_is_timed(monkeypatch):
     broken, first, second = record["rows"]
     assert broken["error"] == "yolov12n on torch: RuntimeError: out of memory" and "latency" not in broken
     assert first["ratio"] == 1 and second["latency"]["median_ms"] > 0 and len(said) == 1
+
+
+@pytest.mark.export
+def test_an_end_in_the_middle_keeps_the_runtimes_before(trained, tmp_path, monkeypatch):
+    timed, out = [], tmp_path / "out.json"
+
+    def end(*args):
+        timed.append(args)
+        if len(timed) == 2:
+            raise KeyboardInterrupt
+        return time_prepared(*args)
+
+    monkeypatch.setattr("yolov12_plugin.benchmark.bench.time_prepared", end)
+    command = "bench", trained / "small.onnx", trained / "small.pt", "--runtime", "onnxruntime,torch"
+    done = yolov12(*command, *fast("--out", out))
+    assert done.exit_code == 130 and done.stderr.splitlines()[-1].startswith("Interrupted: ")
+    record = json.loads(out.read_text())
+    assert record["interrupted"] and [row["runtime"] for row in record["rows"]] == ["onnxruntime"] * len(record["rows"])
+    assert record["rows"] and all("latency" in row for row in record["rows"])
 
 
 @pytest.mark.slow

@@ -2,13 +2,16 @@
 
 import io
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from exported import network
+from ultralytics import YOLO
 
 import yolov12_plugin as y12
+from yolov12_plugin.benchmark.exporting import prepare_export
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -23,7 +26,7 @@ BLOCKS = {
 }
 
 
-def build(**options):
+def build(format="onnx", **options):
     """A fused block whose attention matters to its output."""
     block = y12.A2C2f(64, 64, 1, True, **options).eval()
     with torch.no_grad():
@@ -31,7 +34,7 @@ def build(**options):
             p.copy_(torch.randn_like(p) * 0.2)
     for m in block.modules():
         if isinstance(m, y12.AAttn):
-            m.fuse("onnx")
+            m.fuse(format)
     return block
 
 
@@ -115,8 +118,17 @@ def test_exported_model(name, tmp_path, monkeypatch):
                 n.name for n in nodes if n.op_type in ("Shape", "Gather", "ReduceMax", "Exp") and "attn" in n.name
             ]
             assert not shapes and sum(n.op_type == "MatMul" for n in nodes) == 2 * heads
+            assert not [n.name for n in nodes if n.op_type in ("Transpose", "Conv") and "dfl" in n.name]
         sizes = [(1, 160, 160), (3, 96, 224), (2, 256, 64)] if dynamic else [(1, 160, 160)]
         compare(file, model.model.eval(), sizes)
+
+
+@pytest.mark.parametrize("alias", ["engine", "trt", "TensorRT"])
+def test_an_alias_of_a_format_gets_its_form(alias):
+    """Older releases keep it as it was given."""
+    net = YOLO("yolov12n.yaml", verbose=False).model.fuse(verbose=False)
+    prepare_export(SimpleNamespace(model=net, args=SimpleNamespace(format=alias)))
+    assert {m.format for m in net.modules() if isinstance(m, y12.AAttn)} == {"engine"}
 
 
 @pytest.mark.export
@@ -138,3 +150,30 @@ def test_other_runtimes(runtime, tmp_path, monkeypatch):
         compiled = core.compile_model(next(tmp_path.rglob("*.xml")), "CPU", exact)
         actual = torch.from_numpy(compiled(x.numpy())[0])
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS.keys())
+def test_projections_of_a_quantised_openvino_graph_leave_in_int8(options):
+    """q and k are quantised once and together, where they are projected; the perceiver is given quantised values."""
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install yolov12-plugin[export]")
+    nncf = pytest.importorskip("nncf", reason="nncf is not installed: pip install nncf")
+    block = build("openvino", **options)
+    images = [torch.randn(1, 64, 8, 8) for _ in range(2)]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(block, images[0], strict=False, check_trace=False)
+        graph = openvino.convert_model(traced, input=[1, 64, 8, 8], example_input=images[0])
+    preset = nncf.QuantizationPreset.MIXED
+    graph = nncf.quantize(graph, nncf.Dataset([x.numpy() for x in images]), preset=preset, subset_size=2)
+
+    def source(op, i):
+        return op.input_value(i).get_node().get_type_name()
+
+    ops = graph.get_ops()
+    attentions = [op for op in ops if op.get_type_name() == "ScaledDotProductAttention"]
+    perceivers = [op for op in ops if op.get_type_name() == "GroupConvolution"]
+    assert len(attentions) == len(perceivers) == 2
+    assert all(source(op, 0) == "FakeQuantize" for op in perceivers)
+    if not options.get("vertical"):
+        assert all("FakeQuantize" not in [source(op, i) for i in range(3)] for op in attentions)

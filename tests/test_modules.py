@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parametrizations, prune
 from ultralytics import YOLO
+from ultralytics.nn.modules.block import DFL
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 import yolov12_plugin as y12
+from yolov12_plugin.nn.layers import Integral
 from yolov12_plugin.nn.modules import fuse_blocks
 
 LAYOUTS = [dict(), dict(qkv_fused=False, pe_kernel=5), dict(pe_bias=True), dict(vertical=True)]
@@ -231,16 +233,17 @@ def test_pickles_name_ultralytics():
 
 @settings(deadline=None, max_examples=40)
 @given(layout=st.sampled_from(LAYOUTS + POSITIONS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
-       heads=st.integers(1, 3), area=st.integers(1, 6), format=st.sampled_from(["onnx", "torchscript", "executorch"]))  # fmt: skip
+       heads=st.integers(1, 3), area=st.integers(1, 6), format=st.sampled_from(["onnx", "torchscript", "executorch", "openvino"]))  # fmt: skip
 def test_fused_form(layout, b, h, w, heads, area, format):
-    """What an export's copy computes: one projection instead of the official ones, the same result."""
+    """What an export's copy computes: one projection instead of the official ones, or OpenVINO's two; the same."""
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()
     x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64)
     expected = attn(x)
     copied = copy.deepcopy(attn)
     copied.fuse(format)
     copied.fuse(format)
-    assert [name for name, _ in copied.named_children() if name in ("qkv", "qk", "v", "packed")] == ["packed"]
+    projections = {name for name, _ in copied.named_children()} & {"qkv", "qk", "v", "packed", "values"}
+    assert projections == ({"packed", "values"} if format == "openvino" else {"packed"})
     torch.testing.assert_close(copied(x), expected)
     torch.testing.assert_close(attn(x), expected)
 
@@ -274,12 +277,13 @@ def test_projection_that_is_no_plain_one_is_exported_as_it_is(change):
 
 @settings(deadline=None, max_examples=40)
 @given(layout=st.sampled_from(LAYOUTS + POSITIONS + IMPLEMENTATIONS), h=st.integers(1, 7), w=st.integers(1, 7),
-       heads=st.integers(1, 2), area=st.integers(1, 5), fused=st.booleans(), data=st.data())  # fmt: skip
+       heads=st.integers(1, 2), area=st.integers(1, 5), fused=st.sampled_from([None, "onnx", "openvino"]),
+       data=st.data())  # fmt: skip
 def test_attention_map(layout, h, w, heads, area, fused, data):
     """A token's weights are those that its output is made with, and lie in its area."""
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()
     if fused:
-        attn.fuse("onnx")
+        attn.fuse(fused)
     x = torch.randn(2, 32 * heads, h, w, dtype=torch.float64)
     row, column = data.draw(st.integers(0, h - 1)), data.draw(st.integers(0, w - 1))
     weights = attn.attention_map(x, row, column)  # (B, heads, H, W)
@@ -348,6 +352,18 @@ def test_fused_model_gives_its_weights():
     assert torch.equal(target.state_dict()[name], source.state_dict()[name])
 
 
+@pytest.mark.parametrize("format", [None, "torchscript", "openvino"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_script(layout, format):
+    """torch.jit.script compiles what it is given as text, also where a format is fused for."""
+    module = y12.AAttn(32, 1, 4, **layout).eval()
+    randomise(module)
+    if format:
+        module.fuse(format)
+    x = torch.randn(2, 32, 6, 5)
+    torch.testing.assert_close(torch.jit.script(module)(x), module(x), rtol=1e-4, atol=1e-4)
+
+
 def test_empty_batch():
     for attn in y12.AAttn(64, 2, 4).eval(), y12.AAttn(64, 2, 4, qkv_fused=False, vertical=True).eval():
         assert attn(torch.zeros(0, 64, 4, 6)).shape == (0, 64, 4, 6)
@@ -357,7 +373,7 @@ def test_empty_batch():
 
 @pytest.mark.skipif(ultralytics.__version__ < "8.4.1", reason="this release fuses in single precision only")
 @pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l.yaml", "yolov12l-turbo.yaml", "yolov12n-seg.yaml"])
-@pytest.mark.parametrize("format", ["onnx", "engine"])
+@pytest.mark.parametrize("format", ["onnx", "engine", "openvino"])
 def test_fused_for_an_export_a_model_computes_the_same(name, format):
     net = randomise(YOLO(name, verbose=False).model).double().eval()
     x = torch.rand(1, 3, 96, 64, dtype=torch.float64)
@@ -403,6 +419,56 @@ def test_an_mlp_that_is_not_plain_keeps_its_channels():
         change(block)
         block.fuse("engine")
         assert block.mlp[0].conv.out_channels == 76
+
+
+@settings(deadline=None)
+@given(
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    bins=st.integers(2, 24),
+    batch=st.integers(1, 3),
+    anchors=st.integers(1, 40),
+    largest=st.sampled_from([1.0, 11.5, 60.0, 1e4]),
+    seed=st.integers(0, 2**16),
+)
+def test_the_integral_of_an_export_is_that_of_dfl(dtype, bins, batch, anchors, largest, seed):
+    """Logits of any size, in half precision too, and bins that are not 0, 1, 2, ..."""
+    generator = torch.Generator().manual_seed(seed)
+    dfl = DFL(bins)
+    dfl.conv.weight.data.copy_(torch.rand(1, bins, 1, 1, generator=generator) * bins)
+    x = (torch.rand(batch, 4 * bins, anchors, generator=generator) * 2 - 1) * largest
+    found = Integral(dfl).to(dtype)(x.to(dtype))
+    assert found.dtype == dtype and found.isfinite().all()
+    expected = dfl.double()(x.to(dtype).double())
+    rounding = {torch.float16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=rounding * bins)
+
+
+@pytest.mark.parametrize("format", ["onnx", "engine", "ncnn", "torchscript"])
+def test_the_head_of_yolov12_alone_is_rewritten(format):
+    def build(name):
+        net = YOLO(name, verbose=False).model
+        return net, net.model[-1]
+
+    for name in "yolov12n.yaml", "yolov12n-seg.yaml", "yolo12n.yaml":
+        net, head = build(name)
+        fuse_blocks(net, format)
+        assert (type(head.dfl) is Integral) is (format in ("onnx", "engine"))
+    for name in "yolo11n.yaml", "yolov8n.yaml":
+        net, head = build(name)
+        fuse_blocks(net, format)
+        assert type(head.dfl) is DFL
+
+    class Own(DFL):
+        pass
+
+    for change in (
+        lambda head: setattr(head, "dfl", Own(16)),
+        lambda head: head.dfl.conv.register_forward_hook(lambda *_: None),
+    ):
+        net, head = build("yolov12n.yaml")
+        change(head)
+        fuse_blocks(net, format)
+        assert isinstance(head.dfl, DFL)
 
 
 def test_unfused_pickle_is_untouched():

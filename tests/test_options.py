@@ -9,6 +9,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 import yolov12_plugin as y12
 from yolov12_plugin.names import CFG
+from yolov12_plugin.nn import options
 from yolov12_plugin.nn.options import Row, all_taken, read_section
 
 
@@ -291,3 +292,32 @@ def shipped():
     from yolov12_plugin.paper.networks import shipped
 
     return shipped("yolov12n") | {"a2c2f": {"pe_kernel": 5}}
+
+
+@pytest.mark.parametrize(
+    "key, near",
+    [("A2C2f", "a2c2f"), ("a2c2:", "a2c2f"), ("a2c2", "a2c2f"), ("a2_c2f", "a2c2f"), ("A2C2F", "a2c2f"), ("ac2f", "a2c2f"),
+     ("activaton", "activation"), ("kpt-shape", "kpt_shape"), ("NC", "nc"), ("Scales", "scales")],
+)  # fmt: skip
+def test_a_misspelt_section_is_warned_of_once(key, near, caplog):
+    options._warn_of_section.cache_clear()
+    for _ in range(2):
+        DetectionModel(yaml_model_load("yolov12n.yaml") | {key: {"residual": True}}, verbose=False)
+    assert [record.getMessage() for record in caplog.records if record.name == "yolov12_plugin"] == [
+        f"yolov12-plugin: yolov12n.yaml: nothing reads its key {key!r}; did you mean {near}?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "key", ["a2c2f", "reg_max", "channels", "author", "name", "names", "task", "notes", "c2f", "anchors", 7]
+)
+def test_keys_that_are_read_or_like_none_are_not_warned_of(key, caplog):
+    options.warn_of_misspelt_sections(yaml_model_load("yolov12n.yaml") | {key: None}, y12.A2C2f)
+    assert not caplog.records
+
+
+def test_yamls_of_others_and_the_plugin_s_own_are_not_warned_of(caplog):
+    options.warn_of_misspelt_sections(yaml_model_load("yolo11n.yaml") | {"a2c2": {}}, y12.A2C2f)
+    for path in (CFG / "models").rglob("*.yaml"):
+        options.warn_of_misspelt_sections(yaml_model_load(path.name), y12.A2C2f)
+    assert not caplog.records

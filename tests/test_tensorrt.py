@@ -389,5 +389,7 @@ def test_what_an_export_needs(version, half, wanted, gpu, monkeypatch):
     if not wanted:
         RUNTIMES["tensorrt"].require(needs)
         return
-    with pytest.raises(NotRunnable, match=r'modelopt is not installed: pip install "nvidia-modelopt\[onnx\]"'):
+    with pytest.raises(
+        NotRunnable, match=r'modelopt is not installed: pip install "yolov12-plugin\[int8\]", or "tensorrt<11"'
+    ):
         RUNTIMES["tensorrt"].require(needs)

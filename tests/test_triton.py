@@ -16,7 +16,7 @@ from ultralytics import YOLO
 from ultralytics.utils import ASSETS
 
 from yolov12_plugin.deploy.triton import export_triton, quote
-from yolov12_plugin.errors import ExportError
+from yolov12_plugin.errors import CheckpointError, ExportError
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -210,7 +210,8 @@ def test_tasks(yaml, options, tmp_path, serve):
     images = [ASSETS / "bus.jpg", ASSETS / "zidane.jpg"]
     results = []
     for model in url, folder / "1/model.onnx":
-        results.append(YOLO(model, task=task).predict(images, conf=0.0, max_det=20, imgsz=160, batch=2, verbose=False))
+        # many, as Ultralytics drops an object whose mask is empty: all of an untrained network's first 20, by chance
+        results.append(YOLO(model, task=task).predict(images, conf=0.0, max_det=200, imgsz=160, batch=2, verbose=False))
     same(*results)
     assert shapes[-1][0] == 2
 
@@ -325,7 +326,7 @@ def test_refusals(tmp_path, monkeypatch):
         with pytest.raises(OSError if missing.endswith(".pt") else FileNotFoundError):
             export_triton(missing, tmp_path)
     (tmp_path / "damaged.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ExportError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match="no checkpoint of PyTorch"):
         export_triton("damaged.pt", tmp_path)
     for folder in "file", "file/below":
         with pytest.raises(NotADirectoryError, match="file"):

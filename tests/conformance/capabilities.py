@@ -60,6 +60,7 @@ def group(title: str) -> Callable[..., Any]:
 
 MODULES = {  # and what its capabilities do, beside running in processes
     "layout": (),
+    "odd": (),
     "submodules": (),
     "gradients": (),
     "fused": (),

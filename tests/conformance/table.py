@@ -1,6 +1,7 @@
 """The record of what works as on stock, in benchmarks/results; benchmarks/pages.py writes it into docs/what-works.md.
 
 python tests/conformance/table.py                 runs everything on stock and with the plugin, some minutes
+python tests/conformance/table.py MODULE...       runs some modules of this folder, and keeps the record's rows of the others
 python tests/conformance/table.py --before FILE   prints the record beside an older one instead, where they are not the same
 """
 
@@ -36,6 +37,14 @@ def record(chosen: list[capabilities.Capability]) -> dict[str, Any]:
         "versions": versions(chosen),
         "rows": rows,
     }
+
+
+def with_others(data: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Rows beside those of an earlier record, in the order of the table."""
+    if other := {name for name, number in data["versions"].items() if before["versions"].get(name, number) != number}:
+        sys.exit(f"the record is of other versions of {', '.join(sorted(other))}: run all modules")
+    rows = {r["name"]: r for r in (*before["rows"], *data["rows"])}
+    return before | {"rows": [rows[name] for name in capabilities.load() if name in rows]}
 
 
 def row(r: runner.Row) -> dict[str, Any]:
@@ -96,13 +105,19 @@ def summary(data: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", choices=[*capabilities.MODULES, []], metavar="MODULE")
     parser.add_argument("--out", type=Path, default=RECORD)
     parser.add_argument("--before", type=Path)
     args = parser.parse_args()
     if args.before:
         print(beside(*(json.loads(file.read_text(encoding="utf-8")) for file in (args.out, args.before))))
         return
-    data = record(list(capabilities.load().values()))
+    chosen = [
+        c for c in capabilities.load().values() if c.name.partition(".")[0] in (args.modules or capabilities.MODULES)
+    ]
+    data = record(chosen)
+    if args.modules:
+        data = with_others(data, json.loads(args.out.read_text(encoding="utf-8")))
     args.out.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     lacking = [r for r in data["rows"] if r["stock"] and not r["plugin"]]
     for r in lacking:

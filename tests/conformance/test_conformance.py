@@ -55,6 +55,18 @@ def test_the_record_is_of_the_capabilities():
     assert not [row["name"] for row in RECORD["rows"] if row["stock"] and not row["plugin"]]
 
 
+def test_some_modules_anew():
+    """Beside the rows of the others, in the order of the table, and of the same versions alone."""
+    names = list(TABLE)[:3]
+    before = {"versions": {"torch": "1", "lap": "1"}, "rows": [{"name": name, "stock": False} for name in names[1:]]}
+    data = {"versions": {"torch": "1"}, "rows": [{"name": name, "stock": True} for name in names[:2]]}
+    found = table.with_others(data, before)
+    assert [row["name"] for row in found["rows"]] == names and found["versions"] == before["versions"]
+    assert [row["stock"] for row in found["rows"]] == [True, True, False]
+    with pytest.raises(SystemExit, match="torch"):
+        table.with_others(data | {"versions": {"torch": "2"}}, before)
+
+
 def test_stock_is_tried_where_the_record_does_not_tell(monkeypatch):
     """What compares values, what the plugin fails, and what is not on record."""
     plain = [name for name, c in TABLE.items() if not c.compares and not c.missing]

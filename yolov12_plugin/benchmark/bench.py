@@ -32,24 +32,28 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from yolov12_plugin.benchmark.machine import Clocks, gpu_state, machine, versions
+from yolov12_plugin.benchmark.machine import Clocks, gpu_state, instructions, machine, versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.benchmark.timing import interleave, ratios, summary
+from yolov12_plugin.deploy.accuracy import by_image, compare_accuracy, images_of
 from yolov12_plugin.deploy.runtimes import RUNTIMES, Runtime, open_artefact, runtime_named, runtime_of
 from yolov12_plugin.deploy.runtimes.engine import TensorRT
 from yolov12_plugin.deploy.runtimes.pytorch import Torch, exportable
-from yolov12_plugin.deploy.runtimes.session import Options, Session, cores
+from yolov12_plugin.deploy.runtimes.session import Options, Session, cores, in_its_words
 from yolov12_plugin.deploy.tensorrt import detailed_layers
 from yolov12_plugin.deploy.verify import (
+    FOUND,
     SUPPRESSION,
     Verification,
     enliven,
+    judge_accuracy,
     load,
     read_images,
     responds,
@@ -57,6 +61,7 @@ from yolov12_plugin.deploy.verify import (
     verify,
 )
 from yolov12_plugin.errors import NotRunnable, first_line
+from yolov12_plugin.names import find
 from yolov12_plugin.nets import channels, gflops, is_dense, is_rotated
 from yolov12_plugin.patching import suspended
 from yolov12_plugin.process import seeded, undisturbed
@@ -71,6 +76,7 @@ NMS = {"conf": 0.001, "iou": 0.7, "max_det": 300}
 class Protocol:
     """What a run does: pixels of a square image, images a batch, precision, rounds timed and rounds before them.
 
+    With `int8`, a dataset, each model is made in FP32, FP16 and, `quantised`, INT8, calibrated and judged on it.
     Without `imgsz` an exported file gets what it takes, and a model `default_imgsz`, or else a classifier 224 pixels
     and any other 640; without `batch` it is one image, or what the file takes.
     """
@@ -79,9 +85,18 @@ class Protocol:
     default_imgsz: int | None = None
     batch: int | None = None
     half: bool = False
+    int8: str | None = None
+    quantised: bool = False
     runs: int = 100
     warmup: int = 10
     options: Options = field(default_factory=Options)
+
+    @property
+    def precisions(self) -> list["Protocol"]:
+        """The protocol of each precision that a model is made in."""
+        if self.int8 is None:
+            return [self]
+        return [replace(self, half=False), replace(self, half=True), replace(self, half=False, quantised=True)]
 
     @property
     def pixels(self) -> int | None:
@@ -91,7 +106,7 @@ class Protocol:
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
         o = self.options
-        own = {key: getattr(self, key) for key in ("imgsz", "batch", "half", "runs", "warmup")}
+        own = {key: getattr(self, key) for key in ("imgsz", "batch", "half", "int8", "runs", "warmup")}
         return {**own, "threads": o.threads, "cuda_graph": o.cuda_graph, "compile": o.compile, "nms": NMS}
 
 
@@ -125,9 +140,10 @@ class Candidate:
         if self.artefact is not None and not self.artefact.exists():
             raise NotRunnable(f"{name} does not exist")
         source = Path(name) if self.artefact is None else checkpoint_of(self.artefact, reference)
-        if not source.suffix:
+        if not source.suffix and not source.exists():
             source = Path(f"{source}.yaml")
         self.stock = source.name.startswith("yolo12")
+        self.trained = source.suffix == ".pt"
         self.name = source.stem if self.artefact is None else self.artefact.name
         with suspended() if self.stock else nullcontext(), seeded():  # the same weights on stock and on the plugin
             self.yolo = load(source)
@@ -137,6 +153,7 @@ class Candidate:
                 "is no model of PyTorch, and of exported files .engine, .onnx, .torchscript and "
                 "_openvino_model are timed"
             )
+        self.validate = cache(partial(by_image, self.net))  # once for all runtimes
         if self.artefact is None:
             images = read_images((self.pixels(imgsz),) * 2, channels=channels(self.net))
             if not responds(self.net, images):
@@ -151,6 +168,11 @@ class Candidate:
         options = replace(protocol.options, half=protocol.half)
         batch, size = protocol.batch or 1, (self.pixels(protocol.pixels),) * 2
         name = listed_name(self.net, self.name)
+        images = images_of(protocol.int8, self.net) if protocol.int8 else None
+        if self.artefact is None and images is not None and len(images) < 2:
+            raise NotRunnable(
+                f"data={protocol.int8} has one val image, too few to measure ranges on: give some hundred"
+            )
         if self.artefact is not None:
             if (own := runtime_of(self.artefact)) is not runtime:
                 raise NotRunnable(f"runs on {own.name if own else 'another runtime'}, not on {runtime.name}")
@@ -163,13 +185,29 @@ class Candidate:
                 raise NotRunnable(f"takes images of {takes}, not batch={batch} of imgsz={size[0]}")
             selected = selects(session, read_images(size, channels=channels(self.net)), self.net.model[-1])
             net = exportable(self.net, size, batch, end2end=selected)
-            return prepare(net, session, size, batch, name)
+            return self.judged(prepare(net, session, size, batch, name, source=images), self.artefact, protocol, size)
         net = exportable(self.net, size, batch)
         if runtime.session is None:
+            if protocol.quantised:
+                raise NotRunnable("PyTorch computes no INT8 of a model: name a runtime of exported files")
             return prepare(net, Torch(deepcopy(net), options), size, batch, name)
-        with suspended() if self.stock else nullcontext():
-            file = self.export(runtime, protocol, folder)
-        return prepare(net, open_artefact(file, options), size, batch, name)
+        file = self.export(runtime, protocol, folder)
+        ready = prepare(net, open_artefact(file, options), size, batch, name, source=images)
+        return self.judged(ready, file, protocol, size)
+
+    def judged(self, ready: Prepared, file: Path, protocol: Protocol, size: tuple[int, int]) -> Prepared:
+        """With the verdict on what a file in INT8 loses on the protocol's dataset."""
+        if protocol.int8 and ready.verification and ready.session.precision == "int8":
+            where = str(ready.session.device)
+            accuracy = compare_accuracy(self.net, file, protocol.int8, size, where, self.validate)
+            if self.trained and accuracy.model < FOUND:
+                nothing = (
+                    f"finds nothing in the images of data={protocol.int8} ({accuracy.metric} {accuracy.model:.3f})"
+                )
+                raise NotRunnable(f"{nothing}, so what INT8 costs is not seen: give such as it was trained on")
+            judge_accuracy(ready.verification, accuracy)
+            ready.about["verification"] = ready.verification.record()
+        return ready
 
     def pixels(self, imgsz: int | None) -> int:
         """Side of the image: what is asked for, or the task's own, as the next multiple of the network's stride."""
@@ -179,16 +217,21 @@ class Candidate:
 
     def export(self, runtime: Runtime, protocol: Protocol, folder: Path) -> Path:
         """Export as `yolo export` does, heads that need no non-maximum suppression as such."""
-        runtime.require(also=needed_to_export(runtime, protocol.half))
+        runtime.require(also=needed_to_export(runtime, protocol.half, protocol.quantised))
         yolo = deepcopy(self.yolo)
         yolo.model.pt_path = str(folder / f"{self.name}.pt")  # exports go beside it
         device = (
             protocol.options.device.index or 0 if runtime.on_gpu and protocol.options.device.type == "cuda" else "cpu"
         )
         size = {"imgsz": self.pixels(protocol.pixels), "batch": protocol.batch or 1}
-        half = {"half": True} if protocol.half else {}
-        with quiet(), detailed_layers() if runtime.format == "engine" else nullcontext():
-            return Path(yolo.export(format=runtime.format, **size, **half, device=device, nms=False, verbose=False))
+        precision = in_its_words({"half": protocol.half, "int8": protocol.quantised})
+        if protocol.int8 and protocol.quantised:
+            precision["data"] = str(find(protocol.int8) or protocol.int8)  # stock does not know the plugin's names
+        inner = detailed_layers() if runtime.format == "engine" else nullcontext()
+        with suspended() if self.stock else nullcontext(), quiet(), inner:
+            return Path(
+                yolo.export(format=runtime.format, **size, **precision, device=device, nms=False, verbose=False)
+            )
 
 
 def listed_name(net: Any, otherwise: str) -> str:
@@ -214,21 +257,23 @@ def checkpoint_of(artefact: Path, reference: str | None = None) -> Path:
     return file
 
 
-def needed_to_export(runtime: Runtime, half: bool) -> tuple[str, ...]:
+def needed_to_export(runtime: Runtime, half: bool, int8: bool = False) -> tuple[str, ...]:
     """Modules that Ultralytics needs to export for a runtime, and would install in the middle of a run."""
+    if runtime.format == "openvino":
+        return ("nncf",) if int8 else ()
     if runtime.format == "ncnn":
         return ("pnnx",)
     if runtime.format != "engine":
         return ()
     # Since 11 TensorRT takes FP16 from the graph alone, which Ultralytics has ModelOpt write.
-    strongly_typed = half and int(importlib.import_module("tensorrt").__version__.split(".")[0]) >= 11
+    strongly_typed = (half or int8) and int(importlib.import_module("tensorrt").__version__.split(".")[0]) >= 11
     return ("onnx", "modelopt") if strongly_typed else ("onnx",)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the tracer's and the converters' notes on an export: what fails is raised all the same."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir", "nncf")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -261,10 +306,11 @@ def prepare(
     batch: int,
     known_as: str,
     suppression: Mapping[str, Any] = SUPPRESSION,
+    source: Sequence[Path] | None = None,
 ) -> Prepared:
     """Verify a session against the `exportable` network, in the batches that are timed; the last stays bound."""
     session.batch = batch
-    checked = verify(net, session, read_images(size, channels=channels(net)), suppression=suppression)
+    checked = verify(net, session, read_images(size, source, channels(net)), suppression=suppression)
     about = {
         "device": session.device.type,
         "precision": session.precision,
@@ -275,6 +321,10 @@ def prepare(
         "paper_ms": paper_latency(known_as),
         "verification": checked.record(),
     }
+    if session.stored:
+        about["stored"] = session.stored
+    if session.int8_layers:
+        about["int8_layers"] = list(session.int8_layers)
     if isinstance(session, TensorRT):
         about["layers"] = session.engine.layers()
     within = session.arguments.get("nms")
@@ -357,7 +407,8 @@ def bench(
     """Verify and time models on runtimes; the record of schema 1, with a row of every model and runtime.
 
     A model that fails has the reason as its row's `error`, one whose outputs are not the model's its `verification`
-    too, and the others go on.
+    too, and the others go on. Where it is interrupted after a runtime's turn, the record has that one's rows, and says
+    so by `interrupted`.
 
     Args:
         models: names as yolov12n, .yaml, .pt, or exported files.
@@ -370,53 +421,79 @@ def bench(
     rows: list[dict[str, Any]] = []
     say = cache(report)  # a reason that holds on several runtimes is said once
     candidate = cache(lambda given: or_reason(partial(Candidate, given, reference, protocol.pixels), about=given))
-    device, before = torch.device("cpu"), None
+    device, before, precisions, interrupted = torch.device("cpu"), None, protocol.precisions, False
     if protocol.options.device.type == "cuda":
         torch.cuda.set_device(protocol.options.device)
     clocks = Clocks(protocol.options.device, every=max(1, (protocol.runs + protocol.warmup) // 4))
-    for runtime in map(runtime_named, runtimes):
-        prepared: dict[int, Prepared] = {}
-        # Windows deletes no file that a session has open.
-        with tempfile.TemporaryDirectory(prefix="yolov12-bench-", ignore_cleanup_errors=True) as folder:
-            for given in models:
-                own = runtime_of(Path(given))
-                if own is not None and own is not runtime and own.name in runtimes:
-                    continue  # an exported file has its turn with its own runtime
-                row: dict[str, Any] = {"model": given, "runtime": runtime.name}
-                advance(f"{runtime.name}: {given}", 0)
-                try:
-                    runtime.require()
-                    model = candidate(given)
-                    row["model"] = model.name
-                    about = f"{model.name} on {runtime.name}"
-                    place = Path(folder, str(len(rows)))
-                    place.mkdir()
-                    ready = or_reason(partial(model.prepare, runtime, protocol, place), about)
-                    row.update(ready.about)
-                    if not ready.verification:
-                        raise NotRunnable(f"{about} {ready.verification}")
-                    prepared[len(rows)] = ready
-                    for line in ready.doubts(about, protocol):
-                        say(f"Warning: {line}")
-                except NotRunnable as e:
-                    row["error"] = str(e)
-                    say(f"Error: {e}")
-                rows.append(row)
-                advance(f"{runtime.name}: {given}", 2)
-            if not prepared:
-                continue
-            used = clocks.device = next(iter(prepared.values())).session.device
-            if used.type == "cuda" and before is None:
-                device, before = used, gpu_state(used)
-            step = partial(_end_round, partial(advance, runtime.name, 1), clocks)
-            for i, times in time_prepared(prepared, protocol.runs, protocol.warmup, step).items():
-                rows[i].update(times)
-                if "error" in times:
-                    rows[i]["error"] = f"{rows[i]['model']} on {runtime.name}: {times['error']}"
-                    say(f"Error: {rows[i]['error']}")
+    try:
+        for runtime in map(runtime_named, runtimes):
+            prepared: dict[int, Prepared] = {}
+            # Windows deletes no file that a session has open.
+            with tempfile.TemporaryDirectory(prefix="yolov12-bench-", ignore_cleanup_errors=True) as folder:
+                for given, precision in product(models, precisions):
+                    own = runtime_of(Path(given))
+                    if own is not None and own is not runtime and own.name in runtimes:
+                        continue  # an exported file has its turn with its own runtime
+                    if own is not None and precision is not precisions[-1]:
+                        continue  # and is what it is
+                    row: dict[str, Any] = {"model": given, "runtime": runtime.name}
+                    advance(f"{runtime.name}: {given}", 0)
+                    try:
+                        runtime.require()
+                        model = candidate(given)
+                        row["model"] = model.name
+                        about = f"{model.name} on {runtime.name}"
+                        place = Path(folder, str(len(rows)))
+                        place.mkdir()
+                        ready = or_reason(partial(model.prepare, runtime, precision, place), about)
+                        row.update(ready.about)
+                        if not ready.verification:
+                            raise NotRunnable(f"{about} {ready.verification}")
+                        prepared[len(rows)] = ready
+                        for line in ready.doubts(about, precision):
+                            say(f"Warning: {line}")
+                    except NotRunnable as e:
+                        row["error"] = str(e)
+                        say(f"Error: {e}")
+                    rows.append(row)
+                    advance(f"{runtime.name}: {given}", 2)
+                if not prepared:
+                    continue
+                used = clocks.device = next(iter(prepared.values())).session.device
+                if used.type == "cuda" and before is None:
+                    device, before = used, gpu_state(used)
+                step = partial(_end_round, partial(advance, runtime.name, 1), clocks)
+                for i, times in time_prepared(prepared, protocol.runs, protocol.warmup, step).items():
+                    rows[i].update(times)
+                    if "error" in times:
+                        rows[i]["error"] = f"{rows[i]['model']} on {runtime.name}: {times['error']}"
+                        say(f"Error: {rows[i]['error']}")
+                if protocol.int8:
+                    against_fp32([rows[i] for i in prepared], say)
+    except KeyboardInterrupt:
+        rows = [row for row in rows if "latency" in row or "error" in row]
+        if not rows:
+            raise
+        interrupted = True
     if before is not None and (moved := clocks.warning()) is not None:
         say(f"Warning: {moved}")
-    return record(protocol, rows, device, before, clocks)
+    return record(protocol, rows, device, before, clocks) | ({"interrupted": True} if interrupted else {})
+
+
+def against_fp32(rows: Sequence[dict[str, Any]], say: Callable[[str], object]) -> None:
+    """Note each row's time over that of the same model in FP32, and say where INT8 is the slower."""
+    timed = [row for row in rows if row.get("ratio")]
+    fp32 = {row["model"]: row["ratio"] for row in timed if row["precision"] == "fp32" and "stored" not in row}
+    for row in timed:
+        if row["model"] not in fp32:
+            continue
+        row["against_fp32"] = round(row["ratio"] / fp32[row["model"]], 4)
+        if row["precision"] == "int8" and row["against_fp32"] > 1:
+            about = f"{row['model']} on {row['runtime']}: INT8 takes {row['against_fp32']:.2f} times as long as FP32"
+            about += f" on this processor ({', '.join(instructions()) or 'unknown'})"
+            if layers := row.get("int8_layers"):
+                about += ", which computes {} of its {} layers in INT8".format(*layers)
+            say(f"Warning: {about}: deploy FP32 here")
 
 
 def _end_round(advance: Callable[[], object], clocks: Clocks) -> None:
@@ -467,7 +544,7 @@ def pick_runtimes(models: Sequence[str], runtimes: Sequence[str] | None, options
 
 def steps_of(models: int, runtimes: int, protocol: Protocol) -> int:
     """Steps that `bench` reports in all: two for each model exported and verified, and each round of both kinds."""
-    return runtimes * (2 * models + 2 * (protocol.runs + protocol.warmup))
+    return runtimes * (2 * models * len(protocol.precisions) + 2 * (protocol.runs + protocol.warmup))
 
 
 def or_reason(make: Callable[[], T], about: str = "") -> T:
@@ -476,11 +553,10 @@ def or_reason(make: Callable[[], T], about: str = "") -> T:
     Raises:
         NotRunnable: it failed.
     """
-    prefix = f"{about}: " if about else ""
     try:
         return make()
-    except NotRunnable as e:
-        raise NotRunnable(f"{prefix}{e}") from e
     except Exception as e:
-        kind = "" if isinstance(e, OSError) else f"{type(e).__name__}: "
-        raise NotRunnable(f"{prefix}{kind}{first_line(e)}") from e
+        kind = "" if isinstance(e, (NotRunnable, OSError)) else f"{type(e).__name__}: "
+        line = f"{kind}{first_line(e)}"
+        named = not about or line.lstrip("'").startswith(about)
+        raise NotRunnable(line if named else f"{about}: {line}") from e

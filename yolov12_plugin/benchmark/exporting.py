@@ -29,6 +29,7 @@ def prepare_exports(stock: Callable) -> Callable:
 
 def prepare_export(exporter: Any) -> None:
     """Give the exporter's fused copy of a model the form of blocks that its format takes."""
+    from yolov12_plugin.deploy.runtimes.session import export_format
     from yolov12_plugin.nn.modules import fuse_blocks
 
-    fuse_blocks(exporter.model, exporter.args.format)
+    fuse_blocks(exporter.model, export_format(exporter))

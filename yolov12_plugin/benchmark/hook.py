@@ -12,18 +12,12 @@ from yolov12_plugin.benchmark.bench import Protocol, listed_name, or_reason, pre
 from yolov12_plugin.benchmark.machine import Clocks, gpu_state
 from yolov12_plugin.benchmark.results import device_name
 from yolov12_plugin.deploy.runtimes import RUNTIMES, open_artefact
-from yolov12_plugin.deploy.runtimes.session import Options, asked_for_half, asked_for_int8
+from yolov12_plugin.deploy.runtimes.session import Options, asked_for_half, asked_for_int8, export_format
 from yolov12_plugin.deploy.tensorrt import detailed_layers
 from yolov12_plugin.deploy.verify import SUPPRESSION
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.files import write_text
 from yolov12_plugin.process import undisturbed
-
-
-def export_format(exporter: Any) -> str:
-    """Ultralytics' name of a format, of which some releases keep an alias as it was given."""
-    name = exporter.args.format.lower()
-    return "engine" if name in ("tensorrt", "trt") else name
 
 
 class ExportDiffers(RuntimeError):
@@ -36,13 +30,13 @@ class TensorRTBenchmark:
     It is a callback for `on_export_end`: `model.add_callback("on_export_end", TensorRTBenchmark())`, or better
     `TensorRTBenchmark().attach(model)`, which also has the engine keep what each layer runs in, so that its precision
     can be read back. YOLO12_BENCH=1 attaches it to every export of a process, as in `YOLO12_BENCH=1 yolo export
-    model=yolov12n.pt format=engine half`. ONNX, OpenVINO and TorchScript exports are verified and timed likewise on
-    their own runtimes. The protocol is that of `yolov12_plugin.benchmark.bench`; the last record is `result`.
+    model=yolov12n.pt format=engine quantize=16`. ONNX, OpenVINO and TorchScript exports are verified and timed likewise
+    on their own runtimes. The protocol is that of `yolov12_plugin.benchmark.bench`; the last record is `result`.
 
     Args:
         runs, warmup: executions timed, and before them.
         cuda_graph: replay the engine as a CUDA graph.
-        exits: end the process, with 1 where the export differs and 2 where it does not run, in place of raising.
+        exits: instead of raising, end the process with 1 if the export differs and with 2 if it does not run.
 
     Raises:
         ExportDiffers: the file does not compute the model; its record has no latency.
@@ -53,7 +47,7 @@ class TensorRTBenchmark:
         >>> import yolov12_plugin as y12
         >>> model = YOLO("yolov12n.yaml", verbose=False)
         >>> y12.TensorRTBenchmark(runs=50).attach(model)
-        >>> model.export(format="engine", half=True)  # doctest: +SKIP
+        >>> model.export(format="engine", quantize=16)  # doctest: +SKIP
     """
 
     def __init__(self, *, runs: int = 100, warmup: int = 10, cuda_graph: bool = False, exits: bool = False) -> None:

@@ -42,6 +42,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     from ultralytics.utils.torch_utils import get_cpu_info
 
     about: dict[str, Any] = {"processor": get_cpu_info(), "cores": cores(), "gpu": None}
+    about["instructions"] = instructions()
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         capability = f"{properties.major}.{properties.minor}"
@@ -49,6 +50,17 @@ def machine(device: torch.device) -> dict[str, Any]:
         gpu = {"name": properties.name, "compute_capability": capability, "memory_gib": memory}
         about["gpu"] = gpu | gpu_state(device)
     return about
+
+
+def instructions() -> list[str]:
+    """What the processor has for products of INT8, and the vectors they stand beside; empty where it does not tell."""
+    known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            line = next(line for line in file if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return []
+    return [name for name in known if name in line.split()]
 
 
 def gpu_state(device: torch.device, keys: Iterable[str] = READINGS) -> dict[str, Any]:

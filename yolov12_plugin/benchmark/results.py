@@ -27,7 +27,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Row:
-    """A model as one runtime ran it; `latency` is the forward pass, `latency_nms` that and NMS where it needs one."""
+    """A model as one runtime ran it; `latency` is the forward pass, `latency_nms` that and NMS where it needs one.
+
+    `ratio` is the median, over the rounds, of its time over that of the first model, None between sizes.
+    """
 
     model: str
     runtime: str
@@ -39,6 +42,7 @@ class Row:
     gflops: float
     latency: Latency
     latency_nms: Latency | None
+    ratio: float | None = None
 
     @property
     def like_the_paper(self) -> bool:
@@ -108,9 +112,16 @@ def read_results(path: Path) -> Results:
 
 def results_in(folder: Path) -> list[Results]:
     """The latencies in a folder; its other JSON files are other things."""
-    return [
-        read_results(path) for path in sorted(folder.glob("*.json")) if '"kind": "latency"' in path.read_text("utf-8")
-    ]
+
+    def is_latency(text: str) -> bool:
+        if '"kind": "latency"' not in text:
+            return False
+        try:  # it may be within another record
+            return json.loads(text).get("kind") == "latency"
+        except ValueError:
+            return True  # a torn one: it is said
+
+    return [read_results(path) for path in sorted(folder.glob("*.json")) if is_latency(path.read_text("utf-8"))]
 
 
 def by_setup(results: Iterable[Results]) -> dict[tuple[str, str], dict[str, Row]]:
@@ -126,7 +137,7 @@ def by_setup(results: Iterable[Results]) -> dict[tuple[str, str], dict[str, Row]
 def _row(data: dict[str, Any]) -> Row:
     nms = data["latency_nms"]
     times = {"latency": _pick(Latency, data["latency"]), "latency_nms": nms and _pick(Latency, nms)}
-    return _pick(Row, data | times)
+    return _pick(Row, {"ratio": None} | data | times)
 
 
 def _pick(kind: type[T], data: dict[str, Any]) -> T:

@@ -6,42 +6,59 @@ from typing import Annotated
 
 import typer
 
-from yolov12_plugin.cli.common import Json, Markdown, Out, in_flags, one_line, output
+from yolov12_plugin.cli.common import Device, Json, Markdown, Out, Trust, in_flags, one_line, output, trusting
 
 
 def bench(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names, .yaml, .pt, or exported files.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Names of models, .yaml or .pt files, or exported files.")
+    ],
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="tensorrt, onnxruntime, openvino, ncnn, mnn, torch, torchscript; more than one with commas."),
+        typer.Option(help="tensorrt, onnxruntime, openvino, ncnn, mnn, torch or torchscript; several with commas."),
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels. 640, and 224 for classifiers.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images at a time. 1.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="FP16.")] = False,
-    runs: Annotated[int | None, typer.Option(min=1, help="Rounds that are timed. 100.")] = None,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Rounds before them. 10.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1. The first GPU if there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU. All.")] = None,
-    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay tensorrt and torch as CUDA graphs.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile, on torch.")] = False,
-    reference: Annotated[str | None, typer.Option(help="The .pt of an exported MODEL, if not beside it.")] = None,
+    imgsz: Annotated[
+        int | None, typer.Option(min=32, help="Image size in pixels (default: 640, for classifiers 224).")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a batch (default: 1).")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Run in FP16.")] = False,
+    int8: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Compare FP32, FP16 and INT8; calibrate and judge INT8 on DATA."),
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="Timed rounds (default: 100).")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Rounds before the timed ones (default: 10).")] = None,
+    device: Device = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")] = None,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Run tensorrt and torch as CUDA graphs.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile by torch.compile, on torch.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(help="The .pt that an exported MODEL was made from (default: the one beside it).")
+    ] = None,
     aot: Annotated[
-        str | None, typer.Option(help="Compile for sm75,sm86,... by TensorRT-RTX, with no GPU, and count kernels.")
+        str | None,
+        typer.Option(
+            help="Compile for these GPUs, as sm75,sm86, by TensorRT-RTX without a GPU, and count the kernels."
+        ),
     ] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="3 rounds at 160 pixels: does it run?")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Only check that everything runs: 3 rounds at 160 pixels.")
+    ] = False,
+    trust: Trust = False,
     out: Out = None,
     as_json: Json = False,
     as_markdown: Markdown = False,
 ) -> None:
-    """Latency of any Ultralytics MODEL, in one interleaved run. yolo12* is stock's, exported without the plugin.
+    """Measure the latency of any Ultralytics models, in one interleaved run.
 
-    Every model is verified on its runtime before it is timed. Exit code 1: one does not compute what PyTorch does;
-    2: one does not run.
+    Every model is verified on its runtime before it is timed. yolo12* is stock's model, exported without the plugin.
+    Exit code 1 means that a file does not compute its model, 2 that something does not run.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     from yolov12_plugin.benchmark.bench import Protocol, bench, pick_options, pick_runtimes, steps_of
+    from yolov12_plugin.errors import NotRunnable
     from yolov12_plugin.files import check_place
     from yolov12_plugin.show.tables import kernels, latencies
 
@@ -55,16 +72,19 @@ def bench(
 
     with (
         one_line(),
+        trusting(trust),
         Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
     ):
         if out:
             check_place(out)
+        if int8 and half:
+            raise NotRunnable("half=True and int8=DATA do not go together: the second times FP16 too")
         bar = progress.add_task("", total=len(models))
         if aot is not None:
             from yolov12_plugin.benchmark.aot import bench_aot
 
             capabilities = [part.strip().lower() for part in aot.split(",") if part.strip()]
-            result = bench_aot(models, capabilities, imgsz, report=report, advance=advance)
+            result = bench_aot(models, capabilities, imgsz, int8=int8, report=report, advance=advance)
             view = kernels(result)
         else:
             options = pick_options(device, threads, cuda_graph, compile)
@@ -74,6 +94,7 @@ def bench(
                 default_imgsz=160 if smoke else None,
                 batch=batch,
                 half=half,
+                int8=int8,
                 runs=runs or (3 if smoke else 100),
                 warmup=warmup if warmup is not None else (1 if smoke else 10),
                 options=options,
@@ -83,6 +104,8 @@ def bench(
             view = latencies(result)
     if not output(result, out, as_json) and view.rows:
         view.print(as_markdown)
+    if result.get("interrupted"):
+        raise KeyboardInterrupt(f"the {len(result['rows'])} rows of the runtimes before are whole")
     failed = [row for row in result["rows"] if "error" in row]
     if failed:
         differs = (not row["verification"]["passed"] for row in failed if "verification" in row)

@@ -3,20 +3,18 @@
 import ast
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
-from torch import nn
-from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 from ultralytics.engine.model import Model
 
-from yolov12_plugin.checkpoints.weights import find
+from yolov12_plugin.deploy.runtimes.session import asked_for_half, in_its_words
+from yolov12_plugin.deploy.sources import check_name, name_of, open_source
 from yolov12_plugin.deploy.tensorrt import split_metadata
 from yolov12_plugin.errors import ExportError
+from yolov12_plugin.files import adding, check_folder
 from yolov12_plugin.process import undisturbed
 
 HINT = 'onnx is not installed: pip install "yolov12-plugin[export]"'
@@ -69,18 +67,16 @@ def export_triton(
     """
     if min(max_batch, instances) < 1 or max_delay < 0:
         raise ExportError(f"{max_batch=}, {instances=} and {max_delay=} must be positive")
-    source = _source(model)
-    name = _name(source) if name is None else name
+    source = open_source(model)
+    if isinstance(source, Path) and source.suffix not in PLATFORMS:
+        raise ExportError(f"{source} is neither a model in PyTorch nor an .onnx or .engine file")
+    name = name_of(source) if name is None else name
     _check_name(name)
     folder = Path(folder)
     target = folder / name
     if target.exists() and not force:
         raise FileExistsError(f"{target} is there already: give another name, or force=True for its next version")
-    nearest = next(p for p in (target, *target.absolute().parents) if p.exists())
-    if not nearest.is_dir():
-        raise NotADirectoryError(f"{nearest} is a file, not a folder")
-    if not os.access(nearest, os.W_OK):
-        raise PermissionError(f"{nearest} cannot be written")
+    check_folder(target)
 
     with tempfile.TemporaryDirectory() as work:
         if isinstance(source, Path):
@@ -91,7 +87,7 @@ def export_triton(
             file = _export(source, Path(work), format or "onnx", max_batch, options)
         artefact, tensors, metadata = _read_engine(file) if file.suffix == ".engine" else _read_onnx(file)
         args = metadata["args"]
-        if options.get("half") and not args.get("half") and args.get("quantize") != 16:  # it warns of it at most
+        if asked_for_half(options) and not asked_for_half(args):  # it warns of it at most
             raise ExportError("this Ultralytics exports FP16 graphs on a GPU only: give device=0")
         if file.suffix == ".engine" or args.get("nms"):
             max_batch = min(max_batch, int(metadata["batch"]))
@@ -117,38 +113,8 @@ def quote(text: str) -> str:
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\{ord(m[0]):03o}", escaped) + '"'
 
 
-def _source(model: str | os.PathLike[str] | Model) -> Path | Model:
-    """An exported file, or a model in PyTorch."""
-    if isinstance(model, Model):
-        loaded: Model = model
-    else:
-        path = Path(find(model))
-        if path.suffix in PLATFORMS:
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} does not exist")
-            return path
-        try:
-            loaded = YOLO(path)
-        except OSError:
-            raise
-        except Exception as e:
-            raise ExportError(f"{path} cannot be loaded ({e})") from e
-    held: Any = loaded.model
-    if isinstance(held, nn.Module):
-        return loaded
-    if Path(held).suffix in PLATFORMS:  # of an exported file, a YOLO object holds the path
-        return _source(held)
-    raise ExportError(f"{held} is neither a model in PyTorch nor an .onnx or .engine file")
-
-
-def _name(source: Path | Model) -> str:
-    path = source if isinstance(source, Path) else Path(source.ckpt_path or source.model_name or "")
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)
-
-
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ExportError(f"name={name!r} must be of letters, digits, - and _")
+    check_name(name)
     # Ultralytics takes the URL of such a model for a file of that format
     taken = [s for s in export_formats()["Suffix"] if s and s in name.lower()]
     if taken:
@@ -164,7 +130,7 @@ def _export(model: Model, folder: Path, format: str, max_batch: int, options: di
     # These are limited by the batch that they are built for; of one image PyTorch's newer exporter fixes the axis
     batch = max_batch if format == "engine" or options.get("nms") else 2
     try:
-        file = Path(model.export(format=format, dynamic=True, batch=batch, **options))
+        file = Path(model.export(format=format, dynamic=True, batch=batch, **in_its_words(options)))
     except OSError:
         raise
     except Exception as e:  # as Ultralytics, PyTorch or TensorRT says it
@@ -239,26 +205,9 @@ def _fixed_batch(file: Path, batch: int) -> ExportError:
 
 def _write(target: Path, model_file: str, artefact: bytes, config: str) -> None:
     """Add the model, or its next version, under its name when it is whole."""
-    new = not target.exists()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, so that it is renamed within a file system; Triton skips versions that begin with no digit
-    part = (target.parent if new else target) / f".{target.name}.{uuid4().hex}.part"
-    try:
-        if new:
-            (part / "1").mkdir(parents=True)
-            (part / "1" / model_file).write_bytes(artefact)
-            (part / "config.pbtxt").write_text(config, encoding="utf-8")
-            part.rename(target)
-            return
-        versions = [int(p.name) for p in target.iterdir() if p.name.isdecimal()]
-        (part / "version").mkdir(parents=True)
-        (part / "version" / model_file).write_bytes(artefact)
+    versions = [int(p.name) for p in target.iterdir() if p.name.isdecimal()] if target.exists() else []
+    with adding(target) as part:  # the version first, which begins with a digit, then the configuration that is its own
+        version = part / str(max(versions, default=0) + 1)
+        version.mkdir()
+        (version / model_file).write_bytes(artefact)
         (part / "config.pbtxt").write_text(config, encoding="utf-8")
-        version = (part / "version").rename(target / str(max(versions, default=0) + 1))
-        try:
-            os.replace(part / "config.pbtxt", target / "config.pbtxt")
-        except OSError:
-            shutil.rmtree(version)  # the configuration that stays is not its own
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -11,6 +11,9 @@ import cv2
 import torch
 from torch import Tensor, nn
 
+from yolov12_plugin.checkpoints.trust import check, trusting
+from yolov12_plugin.checkpoints.weights import find
+from yolov12_plugin.deploy.accuracy import Accuracy, compare_accuracy, images_of
 from yolov12_plugin.deploy.runtimes import open_artefact
 from yolov12_plugin.deploy.runtimes.pytorch import exportable
 from yolov12_plugin.deploy.runtimes.session import Options, Session, as_list, literal
@@ -19,33 +22,41 @@ from yolov12_plugin.process import same_activation, undisturbed
 
 CONFIDENCE, NMS_IOU, MATCH_IOU, CANDIDATES = 0.25, 0.7, 0.95, 100
 SUPPRESSION = {"conf_thres": CONFIDENCE, "iou_thres": NMS_IOU, "agnostic": False, "max_det": 300}  # as exports have it
+FEW = 10  # images from which no interval can be told
+FOUND = 0.01  # accuracy below which a model has learned nothing
+SLACK = 0.25  # of a score that no limit holds, before what is above the cut counts as invented
 # A network that answers every image alike differs between images by less than its own rounding.
 LIVE = 1e-5
+ROWS = "x1 y1 x2 y2 score class"  # what a file holds whose metadata name this layout: corners in pixels, the best class
 EXTRA = (("Segment", "nm", "mask coefficients"), ("Pose", "nk", "keypoints"), ("OBB", "ne", "angles"))
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a precision may change: boxes (pixels), scores, an output's error beside its variation from image to image,
-    and the share of PyTorch's detections that must be found again.
+    the share of PyTorch's detections that must be found again at an IoU, and the accuracy lost on a dataset.
+
+    INT8's largest errors are those of a few anchors and differ from photo to photo, so that None limits them.
 
     Scores within `rounding` count as equal: those of an untrained model are all about 1e-5, where ONNX Runtime's
     sigmoid is off by 1e-7 and half precision rounds most of their variation away.
     """
 
-    box_px: float
-    score: float
+    box_px: float | None
+    score: float | None
     rounding: float
     relative: float
     matched: float
+    loss: float
+    iou: float = MATCH_IOU
 
 
 LIMITS = {
-    "fp32": Limits(box_px=0.1, score=1e-3, rounding=5e-7, relative=5e-3, matched=0.99),
-    "tf32": Limits(box_px=1.0, score=5e-3, rounding=1e-5, relative=0.04, matched=0.97),
-    "fp16": Limits(box_px=4.0, score=0.02, rounding=1e-4, relative=0.15, matched=0.9),
-    "bf16": Limits(box_px=24.0, score=0.1, rounding=1e-3, relative=0.5, matched=0.5),
-    "int8": Limits(box_px=32.0, score=0.25, rounding=5e-3, relative=0.75, matched=0.5),
+    "fp32": Limits(box_px=0.1, score=1e-3, rounding=5e-7, relative=5e-3, matched=0.99, loss=0.002),
+    "tf32": Limits(box_px=1.0, score=5e-3, rounding=1e-5, relative=0.04, matched=0.97, loss=0.003),
+    "fp16": Limits(box_px=4.0, score=0.02, rounding=1e-4, relative=0.15, matched=0.9, loss=0.005),
+    "bf16": Limits(box_px=24.0, score=0.1, rounding=1e-3, relative=0.5, matched=0.5, loss=0.02),
+    "int8": Limits(box_px=None, score=None, rounding=5e-3, relative=0.75, matched=0.7, loss=0.03, iou=0.75),
 }
 
 
@@ -55,7 +66,8 @@ class Verification:
 
     `box_px` is of the detections (pixels of the input), `score` of all scores, `relative` of each output the root mean
     square of the error over that of its variation from image to image. `matched` of `detections` were found again, of
-    the same class, at IoU 0.95. Where the model answers every image alike, `note` says that little was shown.
+    the same class, at the limits' IoU. `accuracy` is that on a dataset, where one was given. Where the model answers
+    every image alike, or a few images show little of INT8, `note` says so.
     """
 
     precision: str
@@ -68,6 +80,7 @@ class Verification:
     matched: int = 0
     diverging: str | None = None
     note: str | None = None
+    accuracy: Accuracy | None = None
 
     @property
     def passed(self) -> bool:
@@ -78,7 +91,8 @@ class Verification:
 
     def __str__(self) -> str:
         found = f"boxes within {self.box_px:.2g} px, scores within {self.score:.2g}"
-        found += f", {self.matched} of {self.detections} detections matched at IoU {MATCH_IOU}"
+        found += f", {self.matched} of {self.detections} detections matched at IoU {self.limits.iou}"
+        found += f"; {self.accuracy}" if self.accuracy else ""
         verdict = "computes the model" if self.passed else f"does not compute the model, {self.diverging}"
         return f"{verdict} ({self.precision}: {found}{f'; {self.note}' if self.note else ''})"
 
@@ -100,8 +114,13 @@ def verify_export(
     precision: str | None = None,
     confidence: float = CONFIDENCE,
     iou: float = NMS_IOU,
+    data: str | Path | None = None,
+    trust: bool = False,
 ) -> Verification:
     """Compare an exported file with the PyTorch model that it was exported from, on real images.
+
+    A few photos do not show what INT8 costs. With `data`, both are validated on it, and the loss of mAP is judged, with
+    its 95 % interval. Without it, a file in INT8 passes if it finds most of the model's detections again.
 
     Args:
         model: a `YOLO`, its network, or a checkpoint or YAML that `YOLO` loads.
@@ -112,10 +131,14 @@ def verify_export(
         precision: whose limits to apply (fp32, tf32, fp16, bf16, int8); those of what the file runs in, or keeps its
             weights in.
         confidence, iou: of detections; `conf` and `iou` of the export, where non-maximum suppression is in the file.
+        data: a dataset's YAML, or a classifier's folder, whose `val` images are what is validated on; some of them are
+            compared one by one too, where no `source` is given.
+        trust: execute what a checkpoint carries.
 
     Raises:
+        CheckpointError: `model` is a checkpoint that holds what would be executed.
         FileNotFoundError: no such file or image.
-        NotRunnable: the runtime of the file is missing, or refuses it here.
+        NotRunnable: the runtime of the file is missing, or refuses it here; `data` cannot be validated on.
         ValueError: a precision without limits.
 
     Examples:
@@ -128,20 +151,48 @@ def verify_export(
     """
     session = open_artefact(Path(artefact), Options(device=torch.device(device)))
     if isinstance(model, (str, Path)):
-        model = load(Path(model))
+        with trusting(trust):
+            model = load(Path(model))
     net: Any = model.model if hasattr(model, "task_map") else model  # of a `YOLO`, or itself
     size = session.size or ((imgsz, imgsz) if imgsz else session.exported_size) or (640, 640)
-    images = read_images(size, source, channels(net))
+    images = read_images(size, source or (images_of(data, net) if data else None), channels(net))
     end2end = selects(session, images, net.model[-1])
     suppression = SUPPRESSION | {"conf_thres": confidence, "iou_thres": iou}
-    return verify(exportable(net, size, end2end=end2end), session, images, precision, suppression)
+    result = verify(exportable(net, size, end2end=end2end), session, images, precision, suppression)
+    if data:
+        judge_accuracy(result, compare_accuracy(net, Path(artefact), data, size, str(device)))
+    return result
+
+
+def judge_accuracy(result: Verification, accuracy: Accuracy) -> None:
+    """Hold the accuracy that a file loses on a dataset against the limit of its precision."""
+    result.accuracy, result.note, limit = accuracy, None, result.limits.loss
+    if accuracy.model < FOUND:
+        result.note = f"the model itself has {accuracy.metric} {accuracy.model:.3f}, so the loss shows nothing"
+    elif accuracy.loss > limit:
+        _diverges(result, f"{accuracy}, {result.precision} allows {100 * limit:g}")
+    elif accuracy.high > limit or accuracy.images < FEW:
+        result.note = f"{accuracy.images} images do not show that it loses less than {100 * limit:g} points: give more"
 
 
 @same_activation()
 def load(source: Path) -> Any:
-    """A `YOLO` of a file, or an `RTDETR` of a YAML, which `YOLO` does not build."""
-    from ultralytics import RTDETR, YOLO
+    """A `YOLO` of a file, or an `RTDETR` of a YAML, which `YOLO` does not build.
 
+    Raises:
+        CheckpointError: a checkpoint holds what would be executed.
+        OSError: it is not there, or is a folder that is no exported model.
+    """
+    from ultralytics import RTDETR, YOLO
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    source = Path(find(source))
+    if source.is_dir():
+        raise IsADirectoryError(f"{source} is a folder, and not of an exported model: those end as in best_ncnn_model")
+    downloaded = source.name in GITHUB_ASSETS_NAMES or ":" in str(source)
+    if source.suffix == ".pt" and not source.exists() and not downloaded:
+        raise FileNotFoundError(f"{source} does not exist: check the path")
+    check(source)
     kind = RTDETR if source.stem.lower().startswith("rtdetr") and source.suffix != ".pt" else YOLO
     return kind(str(source))
 
@@ -246,10 +297,13 @@ def verify(
         wanted = [out.float().cpu() for out in as_list(net(images.to(device)))]
     found = session(images)
     names = session.output_names or [f"output{i}" for i in range(len(found))]
+    in_rows = session.metadata.get("layout") == ROWS
     if not wanted or len(found) < len(wanted):
         result.diverging = f"{len(found)} outputs ({', '.join(names)}) instead of {len(wanted)}"
         return result
     for i, (name, a, b) in enumerate(zip(names, wanted, found)):
+        if in_rows and is_dense(head):
+            b = _from_rows(head, a, b)
         if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
             _diverges(result, f"{name} holds NaN or infinity")
         elif is_classifier(head):
@@ -259,20 +313,31 @@ def verify(
         elif is_dense(head) and a.shape == b.shape:
             _compare_dense(result, name, head, a, b)
         else:
-            _compare_selected(result, name, head, a, b, images.shape[-2:], suppression, offered)
+            _compare_selected(result, name, head, a, b, images.shape[-2:], suppression, offered, in_rows)
     if not result.detections and not any(name.startswith(names[0]) for name in result.relative):
         _diverges(
             result, "nothing was detected by either, so nothing is shown: choose other images, or a trained model"
         )
+    if result.passed and precision == "int8" and result.detections:
+        share = 100 * _at_least(result.matched, result.detections)
+        result.note = result.note or f"that is {share:.0f} % or more with 95 % confidence, data=... judges by mAP"
     return result
+
+
+def _at_least(hits: int, count: int, z: float = 1.645) -> float:
+    """Lower bound of a share by Wilson's interval, one-sided at 95 %."""
+    share = hits / count
+    middle = share + z**2 / (2 * count)
+    width = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return (middle - width) / (1 + z**2 / count)
 
 
 def _diverges(result: Verification, what: str) -> None:
     result.diverging = result.diverging or what
 
 
-def _check(result: Verification, name: str, error: float, limit: float, unit: str = "") -> None:
-    if not error <= limit:
+def _check(result: Verification, name: str, error: float, limit: float | None, unit: str = "") -> None:
+    if limit is not None and not error <= limit:
         _diverges(result, f"{name} by {error:.3g}{unit}, {result.precision} allows {limit:g}{unit}")
 
 
@@ -281,8 +346,8 @@ def _larger(error: float, other: float) -> float:
     return max(error, other, key=lambda e: (math.isnan(e), e))
 
 
-def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float = 0.0) -> None:
-    """Hold the error of an output against its variation from image to image."""
+def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float = 0.0, limited: bool = True) -> None:
+    """Hold the error of an output against its variation from image to image, or but note it."""
     if a.shape != b.shape:
         return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
     if len(a) < 2:
@@ -293,7 +358,7 @@ def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float
         result.note = result.note or f"{name} hardly depends on the image, so this shows little: is the model trained?"
         variation = a.square().mean().sqrt().item() or 1.0
     result.relative[name] = (a - b).square().mean().sqrt().item() / variation
-    if (a - b).abs().max().item() <= rounding:
+    if not limited or (a - b).abs().max().item() <= rounding:
         return None
     return _check(result, f"{name} differs", result.relative[name], result.limits.relative, " of its variation")
 
@@ -318,10 +383,13 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
         angle = slice(-1, None) if rotated else slice(0, 0)
         p, q = (torch.cat((t[boxes], t[angle]))[:, index].T for t in (x, y))  # (N, 4 or 5)
         best = x[scores, index].argmax(0, keepdim=True)  # (1, N)
-        same = y[scores, index].gather(0, best)[0] >= y[scores, index].amax(0) - result.limits.rounding
+        score, other = (t[scores, index].gather(0, best)[0] for t in (x, y))
+        same = other >= y[scores, index].amax(0) - result.limits.rounding
+        if result.limits.score is None:  # or scores that are all zero would be those of any class
+            same &= score - other <= torch.clamp(score / 2, min=result.limits.rounding)
         iou = probiou(p, q).flatten() if rotated else _iou(_xyxy(p), _xyxy(q)).diagonal()
         result.detections += len(index)
-        result.matched += int((same & (iou >= MATCH_IOU)).sum())
+        result.matched += int((same & (iou >= result.limits.iou)).sum())
         if len(index):
             result.box_px = _larger(result.box_px, (p - q)[:, :4].abs().max().item())
     result.score = (a[:, scores] - b[:, scores]).abs().max().item()
@@ -330,14 +398,30 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
     _check_matched(result, name)
     for part, where in (("boxes", boxes), ("scores", scores), (extra(head)[1], rest)):
         if a[:, where].numel():
-            rounding = {"scores": result.limits.rounding, "boxes": result.limits.box_px / 10}.get(part, 0.0)
-            _near(result, f"{name} ({part})", a[:, where], b[:, where], rounding)
+            rounding = {"scores": result.limits.rounding, "boxes": (result.limits.box_px or 0.0) / 10}.get(part, 0.0)
+            # Where no limit holds scores, those of the background vary more than what is detected.
+            limited = part != "scores" or result.limits.score is not None
+            _near(result, f"{name} ({part})", a[:, where], b[:, where], rounding, limited)
+
+
+def _from_rows(head: Any, a: Tensor, b: Tensor) -> Tensor:
+    """Rows (B, A, 6) of all anchors as the head's own output (B, 4 + nc, A).
+
+    The scores that they lack are those of `a`, but none above that which they give as the best.
+    """
+    from ultralytics.utils.ops import xyxy2xywh
+
+    if b.shape != (*a[:, 0].shape, 6) or not ((b[..., 5] >= 0) & (b[..., 5] < head.nc)).all():
+        return b
+    best = b[..., 4:5].mT  # (B, 1, A)
+    scores = a[:, 4 : 4 + head.nc].minimum(best).scatter(1, b[..., 5:].mT.long(), best)
+    return torch.cat((xyxy2xywh(b[..., :4]).mT, scores), 1)
 
 
 def _check_matched(result: Verification, name: str) -> None:
     needed = max(1, math.floor(result.limits.matched * result.detections)) if result.detections else 0
     if result.matched < needed:
-        found = f"{result.matched} of {result.detections} detections matched at IoU {MATCH_IOU}"
+        found = f"{result.matched} of {result.detections} detections matched at IoU {result.limits.iou}"
         _diverges(result, f"{name} (detections): {found}, {result.precision} needs {needed}")
 
 
@@ -369,12 +453,13 @@ def _compare_selected(
     size: Sequence[int],
     suppression: Mapping[str, Any],
     offered: Sequence[Tensor] = (),
+    in_rows: bool = False,
 ) -> None:
     """Detections that the network, or the file, selects: in any order, and only those clear of the cut.
 
     Where none is clear of it, since all scores are alike, any that was offered to the network's selection will do.
     """
-    ours, theirs, cut = _selected(head, a, size), _selected(head, b, size), 0.0
+    ours, theirs, cut = _selected(head, a, size), list(b) if in_rows else _selected(head, b, size), 0.0
     if ours is None:  # non-maximum suppression is in the file, not in the model
         ours = [_detections(x, head, index) for x, index in zip(a, _kept(a, head, suppression))]
         width = 6 + a.shape[1] - 4 - head.nc
@@ -387,20 +472,21 @@ def _compare_selected(
         p, q = (t[t[:, 4].argsort(descending=True, stable=True)] for t in (p, q))
         p = p[p[:, 4] >= cut]
         floor = cut or p[-1, 4].item()
-        where, found = _match(p, q)
+        where, found = _match(p, q, result.limits.iou)
         error = (p[found, 4] - q[where[found], 4]).abs().max().item() if found.any() else 0.0
         result.score = _larger(result.score, error)
         margin = 2 * max(error, result.limits.rounding)
         clear = p[:, 4] > floor + margin
         p_clear, where, found = p[clear], where[clear], found[clear]
-        stray = q[q[:, 4] > floor + margin + result.limits.score]
+        slack = SLACK if result.limits.score is None else result.limits.score
+        stray = q[q[:, 4] > floor + margin + slack]
         if offered and not (len(p_clear) or len(stray)):
             result.note = (
                 result.note or f"the scores of {name} are all alike, so this shows little: is the model trained?"
             )
             result.detections += len(q)
-            result.matched += int(_is_of(q, _boxed(head, offered[0][i], size), result.limits.score).sum())
-        result.detections += len(p_clear) + int((~_match(stray, p)[1]).sum())
+            result.matched += int(_is_of(q, _boxed(head, offered[0][i], size), slack).sum())
+        result.detections += len(p_clear) + int((~_match(stray, p, result.limits.iou)[1]).sum())
         result.matched += int(found.sum())
         if found.any():
             pair = p_clear[found], q[where[found]]
@@ -416,14 +502,14 @@ def _compare_selected(
     return None
 
 
-def _match(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _match(a: Tensor, b: Tensor, iou_limit: float = MATCH_IOU) -> tuple[Tensor, Tensor]:
     """For each detection in `a` (N, 6): the index of its nearest in `b` (M, 6), and whether the two match."""
     if not len(a) or not len(b):
         return torch.zeros(len(a), dtype=torch.long), torch.zeros(len(a), dtype=torch.bool)
     iou = _iou(a, b)  # (N, M)
     iou[a[:, None, 5] != b[None, :, 5]] = 0
     best, where = iou.max(1)
-    return where, best >= MATCH_IOU
+    return where, best >= iou_limit
 
 
 def _is_of(q: Tensor, offered: Tensor, tolerance: float) -> Tensor:

@@ -17,8 +17,11 @@ from ultralytics.data import YOLODataset
 from ultralytics.models.yolo.detect import DetectionValidator
 
 from yolov12_plugin.checkpoints.inspect import inspect
+from yolov12_plugin.checkpoints.trust import check
+from yolov12_plugin.deploy.runtimes.session import in_its_words
 from yolov12_plugin.errors import CheckpointError, NotRunnable, first_line
-from yolov12_plugin.evaluate.ground_truth import Images, listed
+from yolov12_plugin.evaluate.ground_truth import Images
+from yolov12_plugin.images import listed
 from yolov12_plugin.training.presets import SCALES
 
 
@@ -48,6 +51,7 @@ class Detections(DetectionValidator):
     jdict: Any
     data: Any
     cut_short = 0  # batches
+    interrupted: KeyboardInterrupt | None = None
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> Any:
         args: Any = self.args
@@ -86,24 +90,38 @@ def predict(
     arguments: dict[str, Any],
     keep: bool = False,
 ) -> Detections:
-    """A validator that has been through every image; with `keep` it has a folder of Ultralytics' runs.
+    """A validator that has been through every image, or those before it was `interrupted`.
+
+    With `keep` it has a folder of Ultralytics' runs.
 
     Raises:
-        NotRunnable: the model does not load, is none for boxes, or does not run.
+        CheckpointError: the model holds what would be executed.
+        NotRunnable: it does not load, is none for boxes, or does not run.
     """
     try:
+        check(model)
         net: Any = YOLO(model)
         if net.task != "detect":
             raise NotRunnable(f"{model} is a model for {net.task}; boxes are scored of task detect alone")
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "images.yaml"  # a formality: Ultralytics' validation begins with such a file
             data.write_text(yaml.safe_dump({"path": folder, "train": ".", "val": ".", "names": ["object"]}))
-            args = {**net.overrides, "rect": True, **arguments, "mode": "val", "data": str(data), "split": "val"}
+            args = {
+                **net.overrides,
+                "rect": True,
+                **in_its_words(arguments),
+                "mode": "val",
+                "data": str(data),
+                "split": "val",
+            }
             args |= {"plots": False, "save_json": True}
             place = None if keep else Path(folder)
             validator = Detections(save_dir=place, args=args, _callbacks=net.callbacks)
             validator.images, validator.map_names = images, map_names
-            validator(model=net.model)
+            try:
+                validator(model=net.model)
+            except KeyboardInterrupt as e:  # what it found is not lost
+                validator.interrupted = e
     except (NotRunnable, CheckpointError):
         raise
     except Exception as e:  # of Ultralytics, PyTorch or a runtime, in many classes and lines

@@ -50,6 +50,7 @@ def evaluate(
     Raises:
         NotRunnable: the ground truth, the categories, the images or the model do not serve; one line says which.
         OSError: a file that is given is not there.
+        KeyboardInterrupt: it was interrupted; what was detected by then is written, and said.
     """
     if find_spec("pycocotools") is None:
         raise NotRunnable("pycocotools is not installed: pip install pycocotools")
@@ -79,6 +80,12 @@ def evaluate(
         write_text(file, json.dumps(boxes))
     except OSError as e:
         problem = f"the detections could not be written to {file}: {e.strerror}"
+    if validator.interrupted:
+        kept = (
+            problem
+            or f"{len(boxes)} detections, of the first {validator.seen} of {len(readable)} images, are in {file}"
+        )
+        raise type(validator.interrupted)(kept) from validator.interrupted
     if not boxes:
         report(f"{model} detects nothing in these images that is one of the categories")
     scores = score(truth, boxes, report) if boxes else dict.fromkeys(METRICS, 0.0) | {"evaluators": []}

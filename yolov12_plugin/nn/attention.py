@@ -70,11 +70,15 @@ def _of_environment() -> str:
 class attention_backend(Switch):
     """Select the backend of every attention in this process, from here on or within a `with` block.
 
-    auto: math in an ONNX export, whose compilers recognise it; flash where it is installed, made for the GPU and in
-    agreement with PyTorch; else sdpa. flash: FlashAttention 2, 3 or 4, in half precision. sdpa: PyTorch's
-    `scaled_dot_product_attention`. math: the N x N map, in plain operations. YOLO12_ATTENTION in the environment sets
-    what a process starts with, hence the workers of a training on several GPUs too. Checkpoints keep nothing of it. A
-    block is its thread's own: other threads, and those that it starts, go on with the choice of the process.
+    - auto: math in an ONNX export, because compilers recognise it; flash if it is installed, made for the GPU and
+      agrees with PyTorch; otherwise sdpa.
+    - flash: FlashAttention 2, 3 or 4, in half precision.
+    - sdpa: PyTorch's `scaled_dot_product_attention`.
+    - math: the N x N map, in plain operations.
+
+    YOLO12_ATTENTION in the environment sets what a process starts with, also in the workers of a training on several
+    GPUs. Checkpoints keep nothing of the choice. A `with` block applies to its own thread; other threads, and those
+    that it starts, keep the choice of the process.
 
     Args:
         name: auto, flash, sdpa or math.
@@ -136,7 +140,10 @@ def _by_backend(q: Tensor, k: Tensor, v: Tensor, scale: float | None, name: str,
         name = "math"
     elif name == "auto" and recorded:
         name = "sdpa"
-    elif name not in ("sdpa", "math"):
+    elif name in ("sdpa", "math"):
+        if name == attention_backend.default and not recorded:
+            _say(f"attention: {name} (YOLO12_ATTENTION={name})")
+    else:
         case = Case.of(q)._replace(biased=bias is not None)
         name = choose(name, case)
         flash = find_flash(case)[0]
@@ -382,6 +389,9 @@ def area_attention(
     products = _takes_products(format)
     if products and v is None and table is None and not by_head and not vertical and n % area == 0:
         return _products(qkv, heads, area, scale)
+    apart = format is not None and format == "openvino"  # the first tells torch.jit.script that it is a text
+    if apart and v is not None and table is None and not vertical and n % area == 0:
+        return _apart(qkv, v, heads, area, scale), v
     maps = _takes_maps(format)
     tokens = _as_maps(qkv, v, vertical) if maps else _as_tokens(qkv, v, vertical)
     dim = 2 if maps else 1  # that of the tokens
@@ -428,6 +438,16 @@ def _products(qkv: Tensor, heads: int, area: int, scale: float | None) -> tuple[
     values = v.reshape(parts).permute(0, 2, 3, 1).reshape(m, n, d)
     out = torch.bmm(torch.bmm(queries, keys).softmax(-1), values).reshape(b * heads, area, n, d)
     return out.permute(0, 3, 1, 2).reshape(b, dim, h, w), v
+
+
+def _apart(qk: Tensor, v: Tensor, heads: int, area: int, scale: float | None) -> Tensor:
+    """Area attention whose values stay a map of their own: OpenVINO lays out each projection within the attention."""
+    b, dim, h, w = v.shape
+    n, d = h * w // area, dim // heads
+    q, k = qk.permute(0, 2, 3, 1).reshape(b * area, n, 2 * heads, d).transpose(1, 2).split(heads, dim=1)
+    values = v.permute(0, 2, 3, 1).reshape(b * area, n, heads, d).transpose(1, 2)
+    out = attention(q, k, values, scale)
+    return _as_map(_join_areas(out, b, area, False), h, w, False, False)
 
 
 def _cat(pieces: list[Tensor], dim: int) -> Tensor:

@@ -16,11 +16,11 @@ from yolov12_plugin.switches import Switch, is_on
 class checkpointing(Switch):
     """Checkpoint the attention blocks in this process from here on, or within a `with` block.
 
-    In training each `ABlock` then keeps its input alone and computes itself again for its gradients: the same gradients
-    with less memory in a longer step. Random numbers are drawn again, and batch-norm statistics count once.
-    `checkpointing(False)` ends it. YOLO12_CHECKPOINT=1 in the environment sets what a process starts with, hence the
-    workers of a training on several GPUs too. What is compiled, exported or transformed by `torch.func` is left as it
-    is.
+    In training each `ABlock` then keeps only its input and computes itself again for its gradients. This gives the same
+    gradients with less memory, in a longer step. Random numbers are drawn again, and batch-norm statistics count once.
+    `checkpointing(False)` ends it. YOLO12_CHECKPOINT=1 in the environment sets what a process starts with, also in the
+    workers of a training on several GPUs. Models that are compiled, exported or transformed by `torch.func` stay as
+    they are.
 
     Args:
         enabled: whether to; False where a process or an outer block has it on.

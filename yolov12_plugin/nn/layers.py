@@ -1,4 +1,4 @@
-"""The layers that Table 5a varies: a convolution or a linear layer, and its normalisation."""
+"""Layers: those that Table 5a varies, a convolution or a linear layer and its normalisation, and an export's DFL."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.conv import Conv
 
 from yolov12_plugin.nn.attention import is_channels_last
@@ -94,3 +95,25 @@ class LayerNorm(nn.LayerNorm):
 
 
 ON_MAPS = (Linear, LayerNorm)
+
+
+class Integral(nn.Module):
+    """The expectation of a head's distributions as Ultralytics' DFL, by a weighted sum in place of a convolution.
+
+    The bins stay where they are: compilers make two kernels less of it, and ONNX Runtime transposes nothing.
+
+    Args:
+        dfl: Ultralytics' module, whose bins are taken.
+
+    Shapes: (B, 4·bins, A) -> (B, 4, A).
+    """
+
+    def __init__(self, dfl: DFL) -> None:
+        super().__init__()
+        self.c1 = dfl.c1
+        self.bins = nn.Parameter(dfl.conv.weight.detach().view(-1, 1), requires_grad=False)  # counted as stock's is
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, a = x.shape
+        # The softmax shifts by the maximum, so that no exponential overflows in half precision.
+        return (x.view(b, 4, self.c1, a).softmax(2) * self.bins).sum(2)

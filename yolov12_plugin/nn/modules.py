@@ -1,20 +1,25 @@
 """The blocks of YOLOv12: area attention and R-ELAN, under the parameter names of the authors' releases."""
 
 import functools
+import inspect
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
+import ultralytics
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from ultralytics.nn.modules.block import C3k
+from ultralytics.nn.modules.block import DFL, C3k
 from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.modules.head import Detect
 
+from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.nn.attention import area_attention, offsets, position_encoding
 from yolov12_plugin.nn.checkpointing import checkpointed
-from yolov12_plugin.nn.layers import layer, on_maps, plain
-from yolov12_plugin.nn.options import all_taken, check, from_yaml, read_section
+from yolov12_plugin.nn.layers import Integral, layer, on_maps, plain
+from yolov12_plugin.nn.options import all_taken, check, from_yaml, read_section, warn_of_misspelt_sections
 
 HEAD_DIM = 32
 
@@ -124,6 +129,8 @@ class AAttn(nn.Module):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, dim, H, W) -> [q, k, v] (B, 3·dim, H, W) and None, or [q, k] (B, 2·dim, H, W) and v (B, dim, H, W)."""
+        if hasattr(self, "values"):
+            return self.packed(x), self.values(x)
         if hasattr(self, "packed"):
             return self.packed(x), None
         if hasattr(self, "qkv"):
@@ -181,9 +188,11 @@ class AAttn(nn.Module):
     def fuse(self, format: str | None = None) -> None:
         """Re-parameterise a fused copy for an export: one projection to [q, k, v] with the scale folded in.
 
-        Compilers then make one kernel of each attention, and fewer around it. The module is for making that graph, no
-        longer for training or saving. Projections that are no plain convolutions (quantised, pruned or hooked ones,
-        say, or Table 5a's others) are left alone.
+        Compilers then make one kernel of each attention, and fewer around it. OpenVINO gets two projections, to [q, k]
+        and to v. The module is for making that graph, no longer for training or saving. Convolutions that ModelOpt
+        quantised stay so: the range of each channel of a weight moves and scales with it, so that its INT8 codes are
+        the same. Projections that are no plain convolutions (pruned or hooked ones, say, or Table 5a's others) are left
+        alone, and so are `qk` and `v` whose inputs have different ranges.
 
         Args:
             format: that of Ultralytics' exporter, which calls this.
@@ -192,16 +201,22 @@ class AAttn(nn.Module):
         projections = [getattr(self, name) for name in ("qkv", "qk", "v") if hasattr(self, name)]
         if not projections or not all(map(_is_plain, projections)):
             return
-        weight, bias = (torch.cat(parts).detach() for parts in zip(*map(_folded, projections)))
+        if len({_input_range(m.conv) for m in projections}) > 1:
+            return
+        folded = [torch.cat(parts).detach() for parts in zip(*map(_folded, projections))]
         if hasattr(self, "qkv"):
             # Channels per head [q, k, v] -> [q, k, v]
-            order = torch.arange(len(bias)).view(self.num_heads, 3, self.head_dim).transpose(0, 1).flatten()
-            weight, bias = weight[order], bias[order]
-        scale = torch.ones_like(bias)
-        scale[: self.all_head_dim] = self.head_dim**-0.5
-        self.packed = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
-        self.packed.weight = nn.Parameter(weight * scale.view(-1, 1, 1, 1), requires_grad=False)
-        self.packed.bias = nn.Parameter(bias * scale, requires_grad=False)
+            order = torch.arange(len(folded[0])).view(self.num_heads, 3, self.head_dim).transpose(0, 1).flatten()
+            folded = [part[order] for part in folded]
+        # nncf gives q and k one range, and v one for each channel: of one convolution they would leave in FP32. With
+        # half of the scale on each of q and k, one range suits both.
+        conv, dim, apart = projections[0].conv, self.all_head_dim, format == "openvino"
+        for part in folded:
+            part[: 2 * dim if apart else dim] *= self.head_dim ** (-0.25 if apart else -0.5)
+        if apart:
+            self.values = _with_weights(conv, *(part[2 * dim :] for part in folded))
+            folded = [part[: 2 * dim] for part in folded]
+        self.packed = _with_weights(conv, *folded)
         for name in "qkv", "qk", "v":
             self._modules.pop(name, None)
 
@@ -295,6 +310,8 @@ class ABlock(nn.Module):
         more = -first.conv.out_channels % 8
         if hasattr(first, "bn") or hasattr(second, "bn") or not more:
             return
+        if _is_quantised(first.conv) or _is_quantised(second.conv):
+            return  # in INT8 the kernel between them pads as it writes
         with torch.no_grad():
             first.conv.weight = nn.Parameter(pad(first.conv.weight, (0, 0, 0, 0, 0, 0, 0, more)), requires_grad=False)
             first.conv.bias = nn.Parameter(pad(first.conv.bias, (0, more)), requires_grad=False)
@@ -419,10 +436,15 @@ class A2C2f(nn.Module):
 
 
 def fuse_blocks(model: nn.Module, format: str) -> None:
-    """Re-parameterise a fused copy of a model for an export, as `AAttn.fuse` and `ABlock.fuse`."""
-    for m in list(model.modules()):
+    """Re-parameterise a fused copy of a YOLOv12 for an export: its blocks as their `fuse`, and DFL as `Integral`."""
+    modules: list[Any] = list(model.modules())
+    if not any(isinstance(m, AAttn) for m in modules):
+        return
+    for m in modules:
         if isinstance(m, (AAttn, ABlock)):
             m.fuse(format)
+        elif format in ("engine", "onnx") and type(getattr(m, "dfl", None)) is DFL and not _is_hooked(m.dfl):
+            m.dfl = Integral(m.dfl)
 
 
 def _is_plain(m: nn.Module) -> bool:
@@ -432,20 +454,59 @@ def _is_plain(m: nn.Module) -> bool:
 
 def _is_pointwise(m: nn.Module) -> bool:
     """Likewise, but for its activation."""
-    if type(m) is not Conv or type(m.conv) is not nn.Conv2d:
+    if type(m) is not Conv or not (type(m.conv) is nn.Conv2d or _is_quantised(m.conv)):
         return False
     conv = m.conv
     if (conv.kernel_size, conv.stride, conv.padding, conv.groups) != ((1, 1), (1, 1), (0, 0), 1):
         return False
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in m.modules())
+    return not _is_hooked(m)
 
 
-def _folded(m: Conv) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with its normalisation, where it still has one."""
+def _is_hooked(m: nn.Module) -> bool:
+    return any(part._forward_hooks or part._forward_pre_hooks for part in m.modules())
+
+
+def _is_quantised(conv: Any) -> bool:
+    """Whether a convolution is ModelOpt's of Ultralytics' quantisation-aware training, by names: it need not be there.
+
+    Its input then has one fixed range, its weight one for each output channel, and its output none.
+    """
+    if type(conv).__name__ != "QuantConv2d":
+        return False
+    quantizers = {conv.input_quantizer: 1, conv.weight_quantizer: conv.out_channels}
+    fixed = all(
+        type(q).__name__ == "TensorQuantizer" and q.is_enabled and q.amax is not None and q.amax.numel() == ranges
+        for q, ranges in quantizers.items()
+    )
+    return fixed and not conv.output_quantizer.is_enabled
+
+
+def _input_range(conv: Any) -> float | None:
+    """What a quantised convolution clips its input to."""
+    return conv.input_quantizer.amax.item() if _is_quantised(conv) else None
+
+
+def _folded(m: Conv) -> list[Tensor]:
+    """Weight and bias of a convolution with its normalisation, where it still has one, and the ranges of its weight."""
+    conv, ranges = m.conv, [m.conv.weight_quantizer.amax] if _is_quantised(m.conv) else []
     if not hasattr(m, "bn"):
-        return m.conv.weight, m.conv.bias
+        return [conv.weight, conv.bias, *ranges]
     bn = m.bn
-    return fuse_conv_bn_weights(m.conv.weight, m.conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+    scale = (bn.weight * (bn.running_var + bn.eps).rsqrt()).abs()
+    folded = fuse_conv_bn_weights(conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+    return [*folded, *(r * scale.view_as(r) for r in ranges)]
+
+
+def _with_weights(conv: Any, weight: Tensor, bias: Tensor, ranges: Tensor | None = None) -> Any:
+    """A convolution as another one is, with these weights."""
+    new = deepcopy(conv)
+    new.out_channels = len(weight)
+    new.weight = nn.Parameter(weight, requires_grad=False)
+    new.bias = nn.Parameter(bias, requires_grad=False)
+    if ranges is not None:
+        new.weight_quantizer.reset_amax()
+        new.weight_quantizer.amax = ranges
+    return new
 
 
 def read_a2c2f_section(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -453,8 +514,21 @@ def read_a2c2f_section(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        _check_end2end(d)
+        warn_of_misspelt_sections(d, A2C2f)
         d = read_section(d, A2C2f)
         with all_taken(d):
             return stock(d, *args, **kwargs)
 
     return parse_model
+
+
+def _check_end2end(d: dict[str, Any]) -> None:
+    """Refuse what an older Ultralytics would build, without a word, as a model that needs non-maximum suppression."""
+    if not d.get("end2end") or "end2end" in inspect.signature(Detect).parameters:
+        return
+    if any(row[2] == A2C2f.__name__ for row in (*d["backbone"], *d["head"])):
+        raise NotRunnable(
+            f"{d.get('yaml_file') or 'the YAML'} says end2end: True, which needs Ultralytics 8.4 or newer: update "
+            f"Ultralytics, {ultralytics.__version__} here, or take a model without end2end"
+        )

@@ -3,6 +3,7 @@
 import ast
 import functools
 import inspect
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any, ParamSpec
 
-from yolov12_plugin.errors import choices
+from yolov12_plugin.errors import choices, either
+from yolov12_plugin.names import nearest
 
+LOGGER = logging.getLogger("yolov12_plugin")
 P = ParamSpec("P")
 
 
@@ -58,6 +61,11 @@ def check(**options: Any) -> None:
         allowed, must_be = RULES[key]
         if not allowed(value):
             raise ValueError(f"{key}={value!r} must be {must_be}")
+
+
+# What is read of a model YAML, at its top level: by the plugin, then by Ultralytics.
+SECTIONS = ("a2c2f", "nc", "scales", "scale", "backbone", "head", "activation", "channels", "depth_multiple", "end2end",
+            "inplace", "kpt_shape", "reg_max", "text_model", "width_multiple", "yaml_file")  # fmt: skip
 
 
 taken: ContextVar[set[str] | None] = ContextVar("taken", default=None)  # the rows whose options reached a block
@@ -153,6 +161,20 @@ def read_section(d: dict[str, Any], block: type) -> dict[str, Any]:
             row.where, row.options = f"{source}, layer {layer} ({name})", carried
             rows[i] = [source_layer, repeats, name, [own.get("c2"), own.get("a2", True), row]]
     return {**d, **read}
+
+
+def warn_of_misspelt_sections(d: dict[str, Any], block: type) -> None:
+    """Warn of what a YAML with rows of `block` holds under a key that nothing reads, and that is close to one read."""
+    if all(row[2] != block.__name__ for part in ("backbone", "head") for row in d.get(part) or ()):
+        return
+    for key in d:
+        if key not in SECTIONS and (near := nearest(str(key), SECTIONS)):
+            _warn_of_section(str(d.get("yaml_file") or "model YAML"), str(key), either(near))
+
+
+@functools.cache  # a training builds its model more than once
+def _warn_of_section(source: str, key: str, near: str) -> None:
+    LOGGER.warning("yolov12-plugin: %s: nothing reads its key %r; did you mean %s?", source, key, near)
 
 
 @contextmanager

@@ -34,15 +34,14 @@ class Runtime:
         """Raise `NotRunnable` where the runtime, or what else it takes to export for it, is not here."""
         for module in self.needs + also:
             if importlib.util.find_spec(module) is None:
-                hint = MODELOPT if module == "modelopt" else self.hint
+                hint = {"modelopt": f"{QUANTISERS}, or {OLDER}", "nncf": QUANTISERS}.get(module, self.hint)
                 raise NotRunnable(f"{self.name}: {module} is not installed: {hint}")
         if self.format == "engine":
             load()
 
 
-MODELOPT = 'pip install "nvidia-modelopt[onnx]", or "tensorrt<11", which takes FP16 by a flag'
-
-
+OLDER = '"tensorrt<11", which takes FP16 by a flag'
+QUANTISERS = 'pip install "yolov12-plugin[int8]"'
 EXPORT = 'pip install "yolov12-plugin[export]"'
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from yolov12_plugin.deploy.runtimes.session import Options, Session, fixed, metadata_of
 from yolov12_plugin.errors import NotRunnable
 
+LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+
 
 class OpenVino(Session):
     def __init__(self, folder: Path, options: Options) -> None:
@@ -28,6 +30,10 @@ class OpenVino(Session):
         self.precision = "int8" if quantised else runs_in.get_type_name().replace("f", "fp").replace("bfp", "bf")
         if any(op.get_type_name() == "Constant" and op.get_element_type() == ov.Type.f16 for op in model.get_ops()):
             self.stored = "fp16"
+        if quantised:
+            about = [op.get_rt_info() for op in self.compiled.get_runtime_model().get_ops()]
+            layers = [i["runtimePrecision"] for i in about if i["layerType"] in LAYERS]
+            self.int8_layers = sum(precision in ("i8", "u8") for precision in layers), len(layers)
         self.batch, self.size = fixed([d.get_length() if d.is_static else None for d in model.input().partial_shape])
         self.request = self.compiled.create_infer_request()
         # The exporter numbers outputs as Ultralytics does; OpenVINO's own names are of the graph.

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from ultralytics.utils.torch_utils import TORCH_2_4
 
 from yolov12_plugin.deploy.runtimes.session import PRECISION_OF, Options, Session, as_list, has_tf32
 from yolov12_plugin.nn.modules import fuse_blocks
@@ -43,6 +44,21 @@ def exportable(
     with torch.no_grad():
         net(p.new_zeros(batch, net.yaml.get("channels", 3), *size))  # the head keeps its anchors for this size
     return net.requires_grad_(False)
+
+
+def write_onnx(net: nn.Module, images: Tensor, file: Any, **options: Any) -> None:
+    """Write the ONNX graph of a network that `exportable` made, by the tracing exporter that Ultralytics uses too.
+
+    Args:
+        net: the network.
+        images: an input of the graph's size and data type.
+        file: a path, or a binary stream.
+        options: of `torch.onnx.export`, as names of tensors.
+    """
+    tracing: dict[str, Any] = {"dynamo": False} if TORCH_2_4 else {}  # older releases have no other exporter
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's tracer and deprecation notes
+        torch.onnx.export(net, (images,), file, opset_version=17, **tracing, **options)
 
 
 @contextmanager

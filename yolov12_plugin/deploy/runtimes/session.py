@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
+from ultralytics.cfg import DEFAULT_CFG_DICT
 
 from yolov12_plugin.errors import NotRunnable, first_line
 
@@ -68,6 +69,7 @@ class Session:
     batch: int | None = None  # likewise
     output_names: list[str] | None = None
     stored: str | None = None  # what the weights are kept in, where that is less than they are computed in
+    int8_layers: tuple[int, int] | None = None  # convolutions and matrix products in INT8, and all, where that is known
     metadata: Mapping[str, Any] = MappingProxyType({})  # Ultralytics' own, as in the file
 
     @property
@@ -162,14 +164,32 @@ def literal(value: Any) -> Any:
         return value
 
 
+def export_format(exporter: Any) -> str:
+    """Ultralytics' name of a format, of which some releases keep an alias as it was given."""
+    name = exporter.args.format.lower()
+    return "engine" if name in ("tensorrt", "trt") else name
+
+
+def in_its_words(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with the precision as this Ultralytics names it: quantize=16 or 8, before 8.4 half or int8."""
+    given = {key: value for key, value in arguments.items() if key not in ("half", "int8", "quantize")}
+    quantize = arguments.get("quantize") or (8 if arguments.get("int8") else 16 if arguments.get("half") else None)
+    if quantize is None:
+        return given
+    if "quantize" in DEFAULT_CFG_DICT:
+        return given | {"quantize": quantize}
+    older = {"int8": asked_for_int8, "half": asked_for_half}
+    return given | {name: True for name, asked in older.items() if asked({"quantize": quantize})}
+
+
 def asked_for_half(arguments: Mapping[str, Any]) -> bool:
     """Whether an export was asked for FP16, which Ultralytics 8.4 calls quantize=16."""
-    return arguments.get("half") is True or arguments.get("quantize") == 16
+    return arguments.get("half") is True or str(arguments.get("quantize")) in ("16", "fp16", "w16a16")
 
 
 def asked_for_int8(arguments: Mapping[str, Any]) -> bool:
-    """Likewise for INT8, quantize=8."""
-    return arguments.get("int8") is True or str(arguments.get("quantize")) in ("8", "int8", "w8a8")
+    """Likewise for INT8, quantize=8, or of the weights alone."""
+    return arguments.get("int8") is True or str(arguments.get("quantize")) in ("8", "int8", "w8a8", "w8a16")
 
 
 def has_tf32(device: torch.device) -> bool:
