@@ -122,6 +122,13 @@ def test_input(key):
     assert advise(trainer, "input", key, batch) == "Look at these images and their labels: bad.jpg"
 
 
+def test_gradient_of_a_network_that_was_quantised_untrained():
+    trainer, batch = step()
+    assert "quantize" not in advise(trainer, "gradient", "model.0", batch)
+    trainer.args.quantize = 8
+    assert advise(trainer, "gradient", "model.0", batch).startswith("Try quantize=8 on a checkpoint that was trained")
+
+
 def test_weight():
     trainer, batch = step()
     with torch.no_grad():
@@ -368,11 +375,12 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, caplog):
     resumed.train(resume=True)
     assert kept[0] == before
     assert "epoch 3 is not saved, as its weights are not finite" in caplog.text
+    assert "not saved, as their weights were not finite: epochs 3" in caplog.messages[-1]
 
 
 def test_nothing_to_say_of_a_good_run(trained, caplog):
     model, guard = trained(epochs=2)
-    assert guard.found == [] and "yolov12-plugin: epoch" not in caplog.text
+    assert guard.found == [] and "yolov12-plugin: " not in caplog.text
     weights = Path(model.trainer.wdir)
     assert sorted(p.name for p in weights.iterdir()) == ["best.pt", "last.pt"]
     assert all(torch.load(p, weights_only=False)["epoch"] == -1 for p in weights.iterdir())  # stripped, as ever
@@ -582,6 +590,29 @@ def test_file_that_cannot_grow(fork, tmp_path):
     assert "OSError: epoch 2 could not be written to" in done.stderr.strip().splitlines()[-1]
     assert torch.load(tmp_path / "run/weights/last.pt", weights_only=False)["epoch"] == 0
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.process
+def test_what_it_found_has_a_line_of_its_own_and_is_said_again_at_the_end(fork, tmp_path):
+    code = (
+        "import torch\n"
+        "from ultralytics import YOLO\n"
+        "model, batches = YOLO('yolov12n.yaml', verbose=False), []\n"
+        "class Poison:\n"
+        "    def __call__(self, module, inputs, output):\n"
+        "        return output * float('nan') if len(batches) == 1 else output\n"
+        "    def __reduce__(self): return Poison, ()\n"
+        "model.add_callback('on_train_start', lambda t: t.model.model[3].register_forward_hook(Poison()))\n"
+        "model.add_callback('on_train_batch_end', lambda t: batches.append(0))\n"
+        f"model.train(epochs=2, project={str(tmp_path)!r}, name='run', **{TINY!r})"
+    )
+    done = fork(code, check=False, YOLO12_GUARD="1", YOLO12_ATTENTION="math")
+    lines = done.stdout.splitlines()
+    said = [i for i, line in enumerate(lines) if "epoch 1, batch 2: the output of model.3 (Conv) is the first" in line]
+    assert len(said) == 2 and all(lines[i].partition("yolov12-plugin: ")[0] in ("ERROR ❌ ", "ERROR ") for i in said)
+    assert "yolov12-plugin: in this training, epoch 1" in lines[said[1]] and said[1] > len(lines) - 12
+    assert done.stdout.count("yolov12-plugin: trainings are guarded (YOLO12_GUARD=1)") == 1
+    assert done.stdout.count("attention: math (YOLO12_ATTENTION=math)") == 1
 
 
 @pytest.mark.parametrize("value, wanted", [("1", True), ("on", True), ("0", False), ("off", False), ("", False)])

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import logging
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolov12_plugin.autoload import setting
 from yolov12_plugin.errors import first_line
 from yolov12_plugin.files import write_text
 from yolov12_plugin.nn.attention import is_compiling
@@ -31,16 +33,16 @@ NEW = ".new"  # hidden, so that no search for last.pt finds what is being writte
 class TrainingGuard:
     """Names the first number of a training that is not finite, and never leaves it without a checkpoint.
 
-    `TrainingGuard().attach(model)` before `model.train(...)`; YOLO12_GUARD=1 attaches one to every model of a process
-    and its children, as in `YOLO12_GUARD=1 yolo train ...`. Ultralytics notices a loss that is not finite at the end of
-    an epoch; the guard says at the batch itself which epoch, batch and layer it was, and what to try: it has noted
-    which of the model's layers gave finite outputs, and computes the batch again for the layer within. In float16 a
-    gradient that overflows is left to the `GradScaler`, unless `PATIENCE` batches in a row do. It costs a sum over the
-    output of each of the model's layers, the largest value of each gradient, and a read of each checkpoint.
+    Call `TrainingGuard().attach(model)` before `model.train(...)`. YOLO12_GUARD=1 attaches one to every model of a
+    process and its children, as in `YOLO12_GUARD=1 yolo train ...`. Ultralytics notices a loss that is not finite only
+    at the end of an epoch. The guard says at once which epoch, batch and layer it was, and what to try: it has noted
+    which of the model's layers gave finite outputs, and computes the batch again to find the layer within. In float16
+    it leaves a gradient that overflows to the `GradScaler`, unless `PATIENCE` batches in a row overflow. It costs a sum
+    over the output of each of the model's layers, the largest value of each gradient, and a read of each checkpoint.
 
-    Checkpoints are written beside the old ones, read back, and put in their place at once, also those that Ultralytics
-    strips at the end; so a process that dies, or a disk that is full, leaves a `last.pt` that resumes. Weights that are
-    not finite, of which Ultralytics makes zeros, replace no checkpoint. A resumed training drops the rows of
+    Each checkpoint is written beside the old one, read back, and then put in its place, also those that Ultralytics
+    strips at the end. A process that dies, or a full disk, therefore leaves a `last.pt` that resumes. Weights that are
+    not finite, which Ultralytics would save as zeros, replace no checkpoint. A resumed training drops the rows of
     `results.csv` that its checkpoint does not know.
 
     Attributes:
@@ -63,6 +65,8 @@ class TrainingGuard:
 
     def __init__(self) -> None:
         self.found: list[NonFinite] = []
+        self.switched_on = False  # by the environment
+        self._unsaved: list[int] = []
         self._restart()
 
     def _restart(self) -> None:
@@ -94,13 +98,17 @@ class TrainingGuard:
         trainer._do_train = partial(self._train, trainer, trainer._do_train)
 
     def _train(self, trainer: Any, do_train: Callable[[], object]) -> None:
+        known, self._unsaved = len(self.found), []
         try:
             do_train()
         finally:  # older Ultralytics calls no teardown where a training raises
             self.teardown(trainer)
+            self._sum_up(self.found[known:])
 
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         self._restart()
+        if self.switched_on:
+            _say_that_it_is_on(setting("YOLO12_GUARD"))
         self._watch(trainer)
         trainer.preprocess_batch = partial(self._preprocess, trainer.preprocess_batch)
         trainer.optimizer_step = partial(self._step, trainer, trainer.optimizer_step)
@@ -190,7 +198,18 @@ class TrainingGuard:
         elif again is None:
             advice = f"{doubt}. {advice}"
         self.found.append(NonFinite(trainer.epoch + 1, self.batch, kind, layer, advice))
+        if RANK < 1 and LOGGER.isEnabledFor(logging.ERROR):
+            print(flush=True)  # the progress bar leaves its line open
         LOGGER.error(f"yolov12-plugin: {self.found[-1]}")
+
+    def _sum_up(self, found: list[NonFinite]) -> None:
+        """Say again at the end what scrolled by."""
+        if found:
+            more = f" ({len(found)} epochs had such, this is the first)" if len(found) > 1 else ""
+            LOGGER.error(f"yolov12-plugin: in this training, {found[0]}{more}")
+        if self._unsaved:
+            epochs = ", ".join(map(str, self._unsaved))
+            LOGGER.error(f"yolov12-plugin: not saved, as their weights were not finite: epochs {epochs}")
 
     def _metrics(self, trainer: Any, save: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         with kept(trainer, f"epoch {trainer.epoch + 1}"):
@@ -198,6 +217,7 @@ class TrainingGuard:
 
     def _save(self, trainer: Any, save: Callable[[], Any]) -> Any:
         if trainer.last.exists() and not can_be_saved(trainer):
+            self._unsaved.append(trainer.epoch + 1)
             LOGGER.error(
                 f"yolov12-plugin: epoch {trainer.epoch + 1} is not saved, as its weights are not finite; "
                 f"{trainer.last} is kept as it was"
@@ -311,6 +331,11 @@ def drop_rows(csv: Path, after: int) -> None:
     write_text(csv, "".join([*lines[:1], *rows.values()]))
 
 
+@functools.cache
+def _say_that_it_is_on(value: str) -> None:
+    LOGGER.info(f"yolov12-plugin: trainings are guarded (YOLO12_GUARD={value})")
+
+
 def add_guard(stock: Callable[[], Any]) -> Callable[[], Any]:
     """Give models and trainers the guard where YOLO12_GUARD asks for it, in every process of a training."""
 
@@ -318,7 +343,9 @@ def add_guard(stock: Callable[[], Any]) -> Callable[[], Any]:
     def get_default_callbacks() -> Any:
         callbacks = stock()
         if is_on("YOLO12_GUARD"):
-            TrainingGuard().attach(SimpleNamespace(callbacks=callbacks))
+            guard = TrainingGuard()
+            guard.switched_on = True
+            guard.attach(SimpleNamespace(callbacks=callbacks))
         return callbacks
 
     return get_default_callbacks

@@ -141,6 +141,8 @@ def advise(trainer: Any, kind: str, layer: str, batch: dict[str, Any]) -> str:
     if kind == "weight":
         return f"An earlier step or the checkpoint made them so: try {slower}"
     tries = [slower]
+    if getattr(args, "quantize", None) == 8:  # measured before the first step, the ranges are those of these weights
+        tries.insert(0, "quantize=8 on a checkpoint that was trained without it")
     if trainer.amp and args.amp != "bf16":
         tries.append("amp=False, as float16 ends at 65504")
     if "attn" in layer:

@@ -1,0 +1,1 @@
+"""Datasets that are made on first use, by the `download` step of their YAML."""
