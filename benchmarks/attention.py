@@ -95,15 +95,20 @@ def build(yaml: str) -> DetectionModel:
 
 
 def training(scale: str, imgsz: int, batch: int, device: torch.device, rounds: int, **names: list[str]) -> list[dict]:
-    """Rows of a training step: forward, loss, backward and SGD, on eight random boxes an image."""
+    """Rows of a training step: forward, loss, backward and SGD, on eight random boxes an image.
+
+    On a GPU with the most memory that a step takes, weights and gradients included. What does not fit has an error.
+    """
     data = {
         "img": torch.rand(batch, 3, imgsz, imgsz, device=device),
         "batch_idx": torch.arange(batch, device=device).repeat_interleave(8).float(),
         "cls": torch.randint(80, (8 * batch, 1), device=device).float(),
         "bboxes": torch.rand(8 * batch, 4, device=device) * 0.3 + 0.2,
     }
-    runs, peaks = {}, {}
+    runs, peaks, failed = {}, {}, []
+    about = {"what": "training step", "imgsz": imgsz, "batch": batch}
     for name, candidate in candidates(scale, training=True, **names).items():
+        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         model = build(candidate.yaml).to(device).train()
         model.args = get_cfg()
         optimizer = torch.optim.SGD(model.parameters(), 1e-4)
@@ -115,17 +120,22 @@ def training(scale: str, imgsz: int, batch: int, device: torch.device, rounds: i
             loss.sum().backward()
             optimizer.step()
 
-        runs[name] = synchronized(step, device)
-        if device.type == "cuda":
-            runs[name]()
-            torch.cuda.reset_peak_memory_stats()
-            runs[name]()
-            peaks[name] = torch.cuda.max_memory_allocated()
-    row = {"what": "training step", "imgsz": imgsz, "batch": batch}
-    seconds = interleave(runs, rounds, warmup=1)
-    return [
-        row | time | {"peak_mb": round(peaks[time["model"]] / 1e6)} if peaks else row | time for time in times(seconds)
-    ]
+        run = synchronized(step, device)
+        try:
+            run()
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+                run()
+                peaks[name] = torch.cuda.max_memory_allocated(device) - before
+            runs[name] = run
+        except torch.cuda.OutOfMemoryError as e:
+            failed.append({**about, "model": name, "error": str(e).partition(". ")[0]})
+            del model, optimizer, step, run
+            torch.cuda.empty_cache()
+    rows = times(interleave(runs, rounds, warmup=1), **about) if runs else []
+    if failed and "stock" in failed[0]["model"]:
+        rows = [row | {"ratio": None} for row in rows]
+    return [row | {"peak_mb": round(peaks[row["model"]] / 1e6)} if peaks else row for row in rows] + failed
 
 
 def inference(scale: str, imgsz: int, batch: int, device: torch.device, rounds: int, **names: list[str]) -> list[dict]:
@@ -251,7 +261,8 @@ def main() -> None:
 
 def show(rows: list[dict[str, Any]]) -> None:
     title = " ".join(f"{rows[0][key]}" for key in ("what", "imgsz", "batch") if key in rows[0])
-    View(title, {key: key for key in rows[0] if key not in ("what", "imgsz", "batch")}, rows).print()
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("what", "imgsz", "batch")]
+    View(title, {key: key for key in keys}, [dict.fromkeys(keys) | row for row in rows]).print()
 
 
 if __name__ == "__main__":

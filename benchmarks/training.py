@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, metavar="YAML", help="a dataset in one folder")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--name", default="training", help="of the files in results/ and figures/")
+    parser.add_argument("--name", default="training", help="of the files in results/ and docs/figures/")
     args = parser.parse_args()
     overrides = {"batch": 16, "imgsz": 160, "epochs": args.epochs, "device": "cpu", "workers": 0, "plots": False}
     data = check_det_dataset(args.data)
@@ -108,7 +108,7 @@ def main() -> None:
         minutes[name] = round((time.perf_counter() - start) / 60, 1)
     runs = read_runs([f"{name}={kept / name}.csv" for name in RUNS])
     for suffix in "png", "svg":
-        write(runs, HERE / f"figures/{args.name}.{suffix}")
+        write(runs, HERE.parent / f"docs/figures/{args.name}.{suffix}")
     result = record(runs, Path(args.data).name, overrides, minutes)
     kept.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     shown = ("difference", "difference_by_rounding", "final", "best")

@@ -2,6 +2,7 @@ import functools
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -28,11 +29,13 @@ NOT_HERE = "needs files that lie beside the checkout, in ../shared"
 @pytest.fixture(scope="session", autouse=True)
 def settings(tmp_path_factory):
     """Datasets, weights and runs of the tests stay in a folder of the session's own."""
+    from ultralytics.data import utils
     from ultralytics.utils import SETTINGS
 
     home = tmp_path_factory.mktemp("ultralytics")
     SETTINGS.update({f"{kind}_dir": str(home / kind) for kind in ("datasets", "weights", "runs")})
     SETTINGS.update({"sync": False})
+    utils.DATASETS_DIR = home / "datasets"  # read from the settings at import: a folder beside the checkout, or within
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,6 +76,14 @@ def yolov12(*command):
 
 
 @pytest.fixture
+def interruptible():
+    """SIGINT as at a terminal: a shell's background process ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def stock():
     """Ultralytics as it is without the plugin, inside one test."""
     import yolov12_plugin as y12
@@ -91,6 +102,15 @@ def overlay(tmp_path):
     package = Path(ultralytics.__file__).parent
     shutil.copytree(package, folder / "ultralytics", ignore=shutil.ignore_patterns("__pycache__", "assets"))
     return folder
+
+
+def has_end2end():
+    """Whether a YAML's end2end is heard: since Ultralytics 8.4."""
+    from inspect import signature
+
+    from ultralytics.nn.modules.head import Detect
+
+    return "end2end" in signature(Detect).parameters
 
 
 def needs(*paths):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.nn import attention
 from yolov12_plugin.paper import leftovers, training
 from yolov12_plugin.paper.ablations import ABLATIONS, Ablation, Variant
-from yolov12_plugin.paper.training import page, pick, read_arguments, read_words, scale_epochs, train_ablation
+from yolov12_plugin.paper.training import page, pick, read_arguments, read_words, scale_epochs, train_ablation, view
 
 pytestmark = pytest.mark.train
 
@@ -156,9 +157,21 @@ def test_results(trained):
     assert [done for _, done, _ in steps] == sorted(done for _, done, _ in steps)
     found = cells(out / "results.md")
     assert list(found) == ["TINY-A", "TINY-B", "TINY-C"]
-    assert found["TINY-A"]["Converged"] == "✓" and found["TINY-A"]["Params (M)"] == "0.3"
-    assert found["TINY-C"]["Converged"] == "not trained" and found["TINY-C"]["mAP50-95"] == "–"
+    assert found["TINY-A"]["Losses finite"] == "✓" and found["TINY-A"]["Params (M)"] == "0.3"
+    assert found["TINY-C"]["Losses finite"] == "not trained" and found["TINY-C"]["mAP50-95"] == "–"
     assert {row["COCO AP (paper)"] for row in found.values()} == {"40.5"}
+
+
+def test_finite_losses_are_not_called_convergence(trained):
+    results = deepcopy(trained[1])
+    shown = view(results)
+    assert "Converged" not in shown.columns.values() and shown.columns["converged"] == "Losses finite"
+    said = "mAP 0 in every epoch, so nothing was learned that is seen yet: "
+    for best in 0.0, 0.1:
+        for run in (run for variant in results["variants"] for run in variant["runs"]):
+            run["best"]["mAP50-95"] = best
+        assert any(line.startswith(said) for line in view(results).notes) == (not best)
+    assert any("less than the paper's convergence" in line for line in shown.notes)
 
 
 def test_what_the_caller_had_is_left(trained):
@@ -192,7 +205,7 @@ def test_variants_and_seeds_are_added(copy):
     best = [run["best"]["mAP50-95"] for run in a["runs"]]
     assert [run["seed"] for run in a["runs"]] == [0, 1] and a["mAP50-95"] == pytest.approx(np.mean(best), abs=1e-5)
     row = cells("out/results.md")["TINY-A"]
-    assert row["of each seed"] == ", ".join(f"{100 * value:.1f}" for value in best) and row["Converged"] == "✓ ✓"
+    assert row["of each seed"] == ", ".join(f"{100 * value:.1f}" for value in best) and row["Losses finite"] == "✓ ✓"
     assert "seed 0, 1" in page(results)
 
 
@@ -270,7 +283,7 @@ def test_failures(folder, monkeypatch):
         assert reason in found[name]["reason"]
         assert sum(line.startswith(f"{name}: failed: ") for line in lines) == 1
         assert f"- {name}: failed: " in Path("out/results.md").read_text()
-    assert [row["Converged"] for row in cells("out/results.md").values()] == ["✗", "✗", "✗", "✓"]
+    assert [row["Losses finite"] for row in cells("out/results.md").values()] == ["✗", "✗", "✗", "✓"]
     assert all("\n" not in line for line in lines)
     before = files("out/a")
     monkeypatch.setattr(DetectionModel, "loss", loss)

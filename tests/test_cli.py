@@ -1,14 +1,19 @@
 import json
+import math
+import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import yolov12
 
 from yolov12_plugin import __version__
 from yolov12_plugin.cli import common
+from yolov12_plugin.cli.common import status
 from yolov12_plugin.models import MODELS
 
 YOLOV12 = Path(sys.executable).with_name("yolov12")
@@ -92,6 +97,48 @@ def test_streams_of_few_characters(run, command):
     assert run([*MODULE, *command], PYTHONIOENCODING="ascii").stdout
 
 
+QUICK = ["--version"], ["paper", "list"]
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("command", QUICK, ids=" ".join)
+def test_a_full_disk_under_the_output(command, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([YOLOV12, *command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == "Error: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.parametrize("command", QUICK, ids=" ".join)
+def test_a_reader_that_reads_no_further(command, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([YOLOV12, *command], stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(write)
+    assert done.returncode == 141 and not done.stderr
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such shell")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+@pytest.mark.parametrize("command", QUICK, ids=" ".join)
+def test_streams_that_are_closed(run, command, closed):
+    done = run(["sh", "-c", f"{YOLOV12} {' '.join(command)} {closed}"], check=False)
+    assert done.returncode == 0 and not done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_ended_says_so(number, code, monkeypatch, interruptible):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("yolov12_plugin.cli.paper.contents", lambda: signal.raise_signal(number))
+    done = yolov12("paper", "table7")
+    assert done.exit_code == code and done.stderr == "Interrupted\n" and not done.stdout
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_nothing_heavy_is_imported_to_read_a_command(run):
     code = "import sys, yolov12_plugin.cli; print(*{'torch', 'ultralytics', 'matplotlib', 'numpy', 'rich'} & set(sys.modules))"
     assert run(code).stdout.split() == []
@@ -131,7 +178,7 @@ def test_json_prints_and_out_writes(tmp_path):
     file = tmp_path / "doctor.json"
     done = yolov12("doctor", "--json", "--out", file)
     assert json.loads(done.stdout) == json.loads(file.read_text())
-    assert "Registered" in yolov12("doctor", "--out", file).stdout and json.loads(file.read_text())
+    assert "registered" in yolov12("doctor", "--out", file).stdout and json.loads(file.read_text())
     done = yolov12("doctor", "--out", tmp_path / "none/doctor.json")
     assert done.exit_code == 2 and "none/doctor.json cannot be written" in done.stderr
 
@@ -158,3 +205,65 @@ def test_what_the_library_says_of_arguments_is_said_in_flags(said, shown):
         assert common.in_flags(said) == shown
     finally:
         common.running.reset(token)
+
+
+def test_records_are_json_whatever_their_values():
+    record = {
+        "a": math.nan,
+        "b": [math.inf, 1.5],
+        "c": {1},
+        "d": np.float32(2),
+        "e": np.float64("nan"),
+        5: Path("x"),
+        "f": True,
+    }
+    found = json.loads(common.to_json(record), parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [None, 1.5], "c": [1], "d": 2.0, "e": None, "5": "x", "f": True}
+
+
+def test_names_of_files_are_no_markup():
+    from yolov12_plugin.show.view import View
+
+    table = View("Models", {"name": "Name"}, [{"name": "[red]a[/x] :smile:\x1b[31m"}])
+    assert "[red]a[/x] :smile:?[31m" in table.markdown()
+
+
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        (["bench", "missing.pt"], "missing.pt does not exist: check the path"),
+        (["bench", "emptydir"], "emptydir is a folder, and not of an exported model: those end as in best_ncnn_model"),
+        (["bench", "yolov12xx.yaml"], "'yolov12xx.yaml' does not exist; did you mean yolov12x.yaml?"),
+        (["export-triton", "missing.pt", "out"], "missing.pt does not exist: check the path"),
+        (["export-triton", "emptydir", "out"], "emptydir is a folder, and not of an exported model: those end as in best_ncnn_model"),
+        (["export-deepstream", "missing.pt", "out"], "missing.pt does not exist: check the path"),
+        (["doctor", "yolov12n_turbo.pt"], "'yolov12n_turbo.pt' does not exist; did you mean yolov12n-turbo.pt?"),
+        (["paper", "ablation", "table1"], "table1 is no ablation: see `yolov12 paper table1`; ablations are table2, "),
+        (["paper", "ablation", "figure4"], "figure4 is no ablation: see `yolov12 paper figure4`; ablations are table2, "),
+        (["paper", "ablation", "9"], "no ablation is named '9'; ablations are table2, "),
+        (["paper", "table9"], "tables and figures are list, table1, "),
+        (["paper", "tabel5a"], "did you mean table5a? "),
+        (["table1"], "paper table1? commands are doctor, "),
+    ],
+)  # fmt: skip
+def test_messages_name_what_is_wrong(command, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emptydir").mkdir()
+    done = yolov12(*command)
+    (line,) = done.stderr.splitlines()
+    assert done.exit_code == 2 and line.startswith("Error: ") and said in line
+    assert "Errno" not in line and line.count("does not exist") <= 1
+
+
+@pytest.mark.parametrize("name", ["5a", "5A", "table5a", "7"])
+def test_a_table_by_its_number_alone(name):
+    done = yolov12("paper", name, "--json")
+    assert (
+        done.exit_code == 0 and done.stdout == yolov12("paper", "table7" if name == "7" else "table5a", "--json").stdout
+    )
+
+
+@pytest.mark.parametrize("what", ["[/x].pt ...", "[red]a ..."])
+def test_what_is_at_work_is_no_markup(what):
+    with status(what) as shown:
+        assert str(shown.renderable.text) == what

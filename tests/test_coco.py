@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -454,6 +455,51 @@ def test_full_disk(small, talkative, oracle, form):
         message
         == "Error: the detections could not be written to /dev/full: No space left on device; name another --out"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_end_in_the_middle_keeps_the_detections(
+    small, talkative, monkeypatch, tmp_path, number, code, interruptible
+):
+    """Those of whole batches, which are what pycocotools reads."""
+    folder, write = small
+    update = predict.Detections.update_metrics
+
+    def end(self, *args):
+        update(self, *args)
+        if self.seen == 2:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(predict.Detections, "update_metrics", end)
+    out = tmp_path / "d.json"
+    done = yolov12(
+        *("coco", talkative, "--images", folder, "--annotations", write(), "--imgsz", 64, "--batch", 1, "--out", out)
+    )
+    assert done.exit_code == code and not done.stdout
+    boxes = json.loads(out.read_text())
+    assert len({box["image_id"] for box in boxes}) == 2
+    assert f"{len(boxes)} detections, of the first 2 of 4 images, are in {out}" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text there")
+def test_names_that_are_not_utf_8(small, talkative, tmp_path):
+    """Of an image, of which the others need not know, and of the file of detections."""
+    folder, write = small
+    odd = os.fsdecode(b"odd\xff.jpg")
+    try:
+        (folder / "0.jpg").rename(folder / odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    truth = json.loads(write().read_text())
+    truth["images"][0]["file_name"] = odd
+    out = tmp_path / os.fsdecode(b"d\xff.json")
+    done = yolov12(
+        *("coco", talkative, "--images", folder, "--annotations", write(images=truth["images"])),
+        *("--imgsz", 64, "--out", out, "--json"),
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["images"] == 4 and json.loads(out.read_text())
 
 
 def test_earlier_detections_outlive_a_full_disk(small, talkative, monkeypatch, tmp_path):

@@ -71,7 +71,7 @@ def test_panels(folder, columns, titles):
     for ax in fig.axes:
         assert [line.get_linestyle() for line in ax.lines] in (["-"], ["-", "--"])
         assert len(ax.lines) == sum(key.endswith(f"/{ax.get_title()}") or key == ax.get_title() for key in columns)
-    assert labels(fig) == (["a"] if len(columns) == 1 else ["a", "train", "validation"])
+    assert labels(fig) == (["a"] if len(columns) == 1 else ["a", "solid: training", "dashed: validation"])
 
 
 def test_curves(folder):
@@ -94,12 +94,25 @@ def test_curves(folder):
     assert panels["accuracy_top1"][0].get_ydata().tolist() == b.columns["metrics/accuracy_top1"].tolist()
 
 
+def test_no_margin_below_what_is_never_negative(folder):
+    save("nothing/results.csv", ["epoch,time,metrics/mAP50(B)", "1,9,0.0", "2,18,0.0"])
+    [ax] = sheet(read_runs(["nothing"])).axes
+    assert ax.get_ylim() == (0, 1)
+
+
+def test_a_run_of_any_name_has_a_label_of_its_own(folder):
+    for name in "train", "validation":
+        save(f"{name}/results.csv", table())
+    found = labels(sheet(read_runs(["train", "validation"])))
+    assert len(set(found)) == len(found) == 4
+
+
 def test_more_runs_than_colours_of_the_usual_palette(folder):
     names = [f"run{i}" for i in range(14)]
     for name in names:
         save(f"{name}/results.csv", table())
     fig = sheet(read_runs(names))
-    assert labels(fig) == [*names, "train", "validation"]
+    assert labels(fig) == [*names, "solid: training", "dashed: validation"]
     assert len({line.get_color() for line in fig.axes[-1].lines}) == 14
 
 
@@ -190,7 +203,7 @@ def test_names(folder, given, names):
         save(path, table())
     runs = read_runs(given)
     assert [run.name for run in runs] == names
-    assert labels(sheet(runs)) == [*names, "train", "validation"]
+    assert labels(sheet(runs)) == [*names, "solid: training", "dashed: validation"]
     write(runs, folder / "a.png")
 
 

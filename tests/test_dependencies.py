@@ -14,7 +14,7 @@ OF_OTHERS = {
     "cv2": "Ultralytics requires opencv-python",
     "pytorch_grad_cam": "grad-cam requires opencv-python-headless, which would lie over Ultralytics'",
 }
-OTHER_NAMES = {"tensorrt_rtx": "tensorrt-rtx-cu13"}  # of what may not be installed
+OTHER_NAMES = {"modelopt": "nvidia-modelopt", "tensorrt_rtx": "tensorrt-rtx-cu13"}  # of what may not be installed
 
 
 @pytest.fixture(scope="module")

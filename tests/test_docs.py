@@ -3,10 +3,14 @@
 import json
 import re
 import runpy
+from itertools import product
 
 import pytest
+import ultralytics
 import yaml
 from conftest import ROOT, yolov12
+from packaging.version import Version
+from ultralytics.engine.exporter import export_formats
 
 from yolov12_plugin.nn.options import RULES
 
@@ -53,6 +57,27 @@ def test_what_is_made_from_records(page):
     assert written(text) == text
 
 
+def test_files_that_pages_name_are_there():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"`((?:yolov12_plugin|cfg|benchmarks|tests|docs)/[\w./-]+)[:`]", text)
+        assert not [name for name in named if not (ROOT / name).exists()], page
+
+
+def test_links_of_the_readme():
+    """Those of the pages are checked where the site is built."""
+    for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / link).is_file(), link
+
+
+def test_the_readme_is_one_page():
+    assert (ROOT / "README.md").stat().st_size <= 10_000
+
+
+def test_figure3_of_the_site_is_that_of_the_package():
+    assert (ROOT / "docs/figures/figure3.png").read_bytes() == (ROOT / "yolov12_plugin/paper/figure3.png").read_bytes()
+
+
 def test_every_block_is_shown():
     shown = [block["name"] for page in PAGES for block in BLOCK.finditer(page.read_text(encoding="utf-8"))]
     assert sorted(shown) == sorted(BLOCKS)
@@ -62,6 +87,32 @@ def test_the_record_of_kills_is_of_equal_trials():
     """And the guard lost none: the sentence that is made of it compares the two."""
     kills = json.loads((ROOT / "benchmarks/results/kills.json").read_text())
     assert kills["guard_on"]["lost"] == 0 and kills["guard_on"]["kills"] == kills["guard_off"]["kills"] == 20
+
+
+def test_the_record_of_hostile_machines_holds():
+    """In every try; twenty of each thing that is killed, and the run after them."""
+    found = json.loads((ROOT / "benchmarks/results/hostile.json").read_text())["rows"]
+    assert all(row["held"] == row["tries"] for row in found)
+    killed = {row["what"] for row in found if row["fault"] == "kill -9" and row["tries"] > 20}
+    assert killed >= {"convert", "coco", "drawing of shapes", "download"}
+
+
+def test_the_record_of_leaks_has_none():
+    """Memory grows by no more than stock's does, and a twentieth of what stock takes."""
+    for row in json.loads((ROOT / "benchmarks/results/leaks.json").read_text())["rows"]:
+        ours, stock = (row[side][-1] - row[side][1] for side in ("plugin", "stock"))
+        assert ours <= stock + 0.05 * row["stock"][-1], row
+
+
+def test_the_record_of_formats_has_a_row_for_each():
+    """Of Ultralytics' list and each of the three models; what was not verified has its reason."""
+    data = json.loads((ROOT / "benchmarks/results/formats.json").read_text())
+    if Version(ultralytics.__version__) < Version(data["versions"]["ultralytics"]):
+        pytest.skip("older releases export other formats")
+    formats = [argument.replace("-", "torch") for argument in export_formats()["Argument"]]
+    rows = [(row["format"], row["model"]) for row in data["rows"]]
+    assert rows == list(product(formats, ("yolov12n", "yolo12n", "yolo11n")))
+    assert all(row["ratio"] if row["verified"] else row["reason"] for row in data["rows"])
 
 
 def test_a_block_is_made_anew():

@@ -54,8 +54,11 @@ def test_what_is_installed_and_chosen(run, tmp_path):
 @pytest.mark.process
 def test_table(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    table = yolov12("doctor").stdout
+    table = yolov12("doctor", "--all").stdout
     assert "sdpa" in table and "flash-attn needs an NVIDIA GPU, not cpu" in table and "is registered" in table
+    short = yolov12("doctor").stdout.splitlines()
+    assert short[0].startswith("YOLOv12 runs here") and short[0].endswith("The plugin is registered.")
+    assert len(short) < 30 and "flash-attn" not in "".join(short) and "Attribute" not in "".join(short)
     off = run([YOLOV12, "doctor"], YOLO12_PLUGIN="off").stdout
     assert "is not registered" in off and "-> unset YOLO12_PLUGIN" in off
 
@@ -90,7 +93,8 @@ def test_schema(found):
     assert found["executable"] == sys.executable and found["platform"]
     for row in found["findings"]:
         assert set(row) == {"level", "what", "remedy"}
-        assert bool(row["remedy"]) == (row["level"] != "ok"), row
+        # A package that no GPU here could use needs no remedy.
+        assert bool(row["remedy"]) == (row["level"] != "ok" and "no GPU here" not in row["what"]), row
         assert "\n" not in row["what"] + row["remedy"]
     levels = [doctor.LEVELS.index(row["level"]) for row in found["findings"]]
     assert levels == sorted(levels) and doctor.LEVELS[levels[0]] != "error", found["findings"][0]
@@ -113,7 +117,7 @@ def test_nothing_optional_is_imported_and_torch_only_when_asked(run):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("width", [40, 60, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_terminals(found, monkeypatch, width):
     findings = [
         *found["findings"],
@@ -123,11 +127,20 @@ def test_terminals(found, monkeypatch, width):
     report = found | {"findings": findings, "devices": [*found["devices"], gpu]}
     monkeypatch.setattr(doctor, "report", lambda: report)
     monkeypatch.setenv("COLUMNS", str(width))
-    out = yolov12("doctor")
+    short = yolov12("doctor")
+    assert short.stdout.startswith("YOLOv12 does not run") and max(map(len, short.stdout.splitlines())) <= max(
+        width, 60
+    )
+    assert "".join(findings[-1].values()).replace("error", "").replace(" ", "") in "".join(
+        short.stdout.split()
+    ).replace("->", "")
+    out = yolov12("doctor", "--all")
     assert out.exit_code == 1 and max(map(len, out.stdout.splitlines())) <= width
     text = "".join(out.stdout.split())
     for row in findings:
         assert "".join((row["what"] + row["remedy"]).split()) in text.replace("->", ""), row
+    if width >= 80:  # no name is broken
+        assert all(row["attribute"] in out.stdout for row in found["patches"])
     if width == 200:
         assert "compute capability 7.5" in out.stdout and "None" not in out.stdout
         assert all(row["attribute"] in out.stdout and row["why"] in out.stdout for row in found["patches"])
@@ -528,7 +541,8 @@ def test_commands_are_those_of_the_project():
 def test_not_installed(name, majors, of_use):
     package = by_name(name)
     (finding,) = doctor.optional_package(package, None, majors)
-    assert finding.level == "note" and finding.remedy == package.install and package.purpose in finding.what
+    assert finding.level == "note" and package.purpose in finding.what
+    assert finding.remedy == (package.install if of_use else "")
     assert ("no GPU here" in finding.what) != of_use
 
 

@@ -8,7 +8,7 @@ from conftest import yolov12
 
 from yolov12_plugin.benchmark.results import read_results
 from yolov12_plugin.errors import ResultsError
-from yolov12_plugin.published import TABLE1, TABLE4
+from yolov12_plugin.published import TABLE1, TABLE4, YOLO26
 
 CPU = {"processor": "AMD EPYC 7B13", "cores": 2, "gpu": None}
 H100 = {"processor": "Intel Xeon", "cores": 16, "gpu": {"name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}}
@@ -88,7 +88,7 @@ def rows(*command):
 def setups(svg):
     """What its legend says of where the numbers come from."""
     words = ("".join(e.itertext()) for e in ElementTree.parse(svg).iter() if e.tag.endswith("}text"))
-    return [text for text in words if text.startswith(("paper:", "measured:"))]
+    return [text for text in words if text.startswith(("paper:", "Ultralytics,", "measured:"))]
 
 
 def test_figures(tmp_path, cpu, gpu):
@@ -99,14 +99,16 @@ def test_figures(tmp_path, cpu, gpu):
             paper(name, "--out", tmp_path / f"{name}-{file}", "--results", cpu, path)
         text = (tmp_path / f"{name}-a.svg").read_text(encoding="utf-8")
         assert text == (tmp_path / f"{name}-b.svg").read_text(encoding="utf-8")
-        assert all(f">{row.family}<" in text for row in TABLE1)
+        assert all(f">{row.family}<" in text for row in (*TABLE1, *YOLO26))
     assert setups(tmp_path / "figure1-a.svg") == [
         "paper: T4, TensorRT FP16",
+        "Ultralytics, of YOLO26: T4, TensorRT FP16",
         "measured: tensorrt, NVIDIA H100 80GB HBM3, fp32",
         "measured: tensorrt, NVIDIA H100 80GB HBM3, fp16",
     ]
     assert setups(tmp_path / "figure4-a.svg") == [
         "paper: Intel Core i7-10700K, without FlashAttention",
+        "Ultralytics, of YOLO26: ONNX Runtime on its CPU",
         "measured: onnxruntime, AMD EPYC 7B13 (2 threads), fp32",
     ]
 
@@ -148,9 +150,27 @@ def test_table_1(cpu):
     assert "yolov9c, onnxruntime: out of memory" in paper("table1", "--results", cpu)
 
 
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("table1", ["left out, as they are not of one image of 640 pixels, as all in the paper: yolov8n (onnxruntime, fp32, 1 x 320)"]),
+        ("figure4", ["yolov8n (onnxruntime, fp32, 1 x 320)", "measured on a GPU, and this is of CPUs: yolov12n (tensorrt, fp32, 1 x 640)"]),
+        ("figure1", ["yolov8n (onnxruntime, fp32, 1 x 320)", "measured on a CPU, and this is of GPUs: yolov12n (onnxruntime, fp32, 1 x 640)"]),
+        ("table4", ["measured on a CPU, and this is of GPUs: ", "the table is of FP32 and FP16: yolov12n (tensorrt, int8, 1 x 640)"]),
+    ],
+)  # fmt: skip
+def test_what_of_the_results_is_not_shown_is_said(name, said, cpu, results, tmp_path):
+    rows_of_gpu = [measured("yolov12n", 1, "cuda:0", precision) for precision in ("fp32", "int8")]
+    picture = ["--out", tmp_path / "a.png"] if name.startswith("figure") else []
+    shown = " ".join(paper(name, "--results", cpu, results("gpu.json", T4, rows_of_gpu), *picture).split())
+    assert all(part in shown for part in said)
+    assert "left out" not in paper("table1")
+
+
 def test_table_4_has_tf32_as_fp32(results):
     """Of a GPU that rounds products to it; the ratio says which it was."""
     found = [measured(f"yolov12{s}", ms, "cuda:0", "tf32") for s, ms in (("n", 2.0), ("s", 3.0))]
+    found[1]["ratio"] = 1.5
     s = rows("table4", "--results", results("tf32.json", H100, found))[1]
     assert s["latency_ms"] == {"tensorrt, NVIDIA H100 80GB HBM3 (ms)": {"fp32": 3.0, "fp16": None}}
     assert s["latency_ratio"] == {"tensorrt, NVIDIA H100 80GB HBM3, tf32": 1.5}

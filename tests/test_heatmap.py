@@ -25,6 +25,7 @@ from yolov12_plugin.explain.heatmap import (
     gather,
     heatmaps,
 )
+from yolov12_plugin.show import pictures
 
 FAST = ("--imgsz", 64, "--device", "cpu")
 
@@ -201,7 +202,8 @@ def test_what_is_no_source(folder, source, says):
 
 
 def test_no_model_is_named(folder):
-    assert "Missing argument" in fails("photos/a.jpg")
+    assert "Missing argument: MODEL... and SOURCE are needed" in fails("photos/a.jpg")
+    assert "Missing argument: MODEL... and SOURCE are needed" in fails("best.pt")  # Click takes it for SOURCE
     says = "no model is named: MODEL... SOURCE, as in yolov12n yolo11n photo.jpg"
     assert fails("photos/a.jpg", "photos/b.png") == says
 
@@ -250,6 +252,21 @@ def test_a_glob_that_the_shell_has_expanded(folder):
     done, _ = draw_json("yolov12n-cls", "photos/a.jpg", "photos/b.png", "photos/c.bmp")
     assert [Path(image["source"]).name for image in done["images"]] == ["a.jpg", "b.png", "c.bmp"]
     assert len(done["models"]) == 1
+
+
+def test_an_end_in_the_middle_says_what_is_drawn(folder, monkeypatch):
+    write, written = pictures.write, []
+
+    def end(drawing, file):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(file)
+        write(drawing, file)
+
+    monkeypatch.setattr(pictures, "write", end)
+    done = yolov12("heatmap", "yolov12n", "photos", "--out", "maps", *FAST)
+    assert done.exit_code == 130 and f"2 pictures are drawn, the last is {written[-1]}" in done.stderr
+    assert sorted(os.listdir("maps")) == sorted(file.name for file in written)
 
 
 def test_video(folder):

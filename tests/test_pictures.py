@@ -11,7 +11,7 @@ from yolov12_plugin.show.pictures import STYLE, write
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("nowhere/a.png", "nowhere is no folder: make it first, or name a file in one that is there"),
+        ("nowhere/a.png", "nowhere: make it, or name a file elsewhere"),
         ("a.doc", "a.doc is no picture that can be drawn: name a file ending in .png, .svg, .pdf, .jpg"),
         ("a", "a is no picture that can be drawn"),
     ],
@@ -27,7 +27,7 @@ def test_what_cannot_be_written_is_said_before_it_is_drawn(tmp_path, name, says)
 
 def test_a_folder_in_the_way(tmp_path):
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(NotRunnable, match=r"a\.png could not be written: .*; name another file"):
+    with pytest.raises(NotRunnable, match=r"a\.png cannot be written: it is a folder: name a file in it"):
         write(Figure, tmp_path / "a.png")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from ultralytics.nn.modules.block import Attention
 from ultralytics.nn.modules.head import Classify, Detect, RTDETRDecoder
 
-from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.errors import NotRunnable, PluginError
 from yolov12_plugin.explain.probe import (
     Probe,
     activation,
@@ -108,7 +108,7 @@ def test_layer_that_is_none(layer, says):
         ("best.onnx", "best.onnx shows no layers: name a .pt or .yaml, or a model as yolov12n$"),
         ("folder", "folder shows no layers"),
         ("none.pt", "none.pt cannot be loaded: "),
-        ("torn.pt", "torn.pt cannot be loaded: "),
+        ("torn.pt", "torn.pt is no checkpoint of PyTorch"),
         ("yolov99n", "yolov99n cannot be loaded: .*yolov99"),
         ("data.yaml", "data.yaml cannot be loaded: "),
     ],
@@ -118,7 +118,7 @@ def test_what_is_no_model(tmp_path, monkeypatch, model, says):
     (tmp_path / "folder").mkdir()
     (tmp_path / "torn.pt").write_bytes(b"torn")
     (tmp_path / "data.yaml").write_text("path: .\nnames: [a]\n")
-    with pytest.raises(NotRunnable, match=says) as error:
+    with pytest.raises(PluginError, match=says) as error:
         probe_of(model)
     assert "\n" not in str(error.value)
 

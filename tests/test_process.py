@@ -16,6 +16,7 @@ from ultralytics.utils import ASSETS
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.bench import Protocol, bench
+from yolov12_plugin.deploy.deepstream import export_deepstream
 from yolov12_plugin.deploy.runtimes.pytorch import Torch
 from yolov12_plugin.deploy.runtimes.session import Options
 from yolov12_plugin.deploy.triton import export_triton
@@ -137,7 +138,7 @@ def test_bench(unusual):
 
 
 @pytest.mark.export
-def test_evaluation_and_a_server_s_folder(unusual, exported, tmp_path):
+def test_evaluation_and_folders_for_servers_and_pipelines(unusual, exported, tmp_path):
     before = state()
     fails(lambda: evaluate("yolov12n.yaml", [], tmp_path / "none.json"))()
     truth = {
@@ -150,6 +151,8 @@ def test_evaluation_and_a_server_s_folder(unusual, exported, tmp_path):
     evaluate(exported[0].model.pt_path, [Path(IMAGE)], tmp_path / "truth.json", report=str, **found)
     assert state() == before
     export_triton(exported[0].model.pt_path, tmp_path / "server", imgsz=64)
+    assert state() == before
+    export_deepstream(exported[0].model.pt_path, tmp_path / "pipeline", imgsz=64)
     assert state() == before
 
 

@@ -67,7 +67,7 @@ def test_a_wrong_backend_is_named_as_it_is_written(fork, value):
 def test_where_weights_are_downloaded_from(monkeypatch, tmp_path, value, url):
     asked = []
     monkeypatch.setenv("YOLO12_WEIGHTS_URL", value)
-    monkeypatch.setattr(weights, "_download", lambda address, path: asked.append(address))
+    monkeypatch.setattr(weights, "_download", lambda address, *_: asked.append(address))
     monkeypatch.chdir(tmp_path)
     weights.find("yolov12n.pt")
     (address,) = asked

@@ -46,6 +46,10 @@ y12.preset(1)  # [arg-type]
 reveal_type(y12.convert("a.pt", "b.pt", to="stock"))  # dict[str, Any]
 y12.convert("a.pt", "b.pt")  # [call-arg]
 y12.convert(1, "b.pt", "stock")  # [arg-type]
+reveal_type(y12.push("a.pt", "org/name", private=True))  # str
+y12.push("a.pt", "org/name", True)  # [call-arg]
+reveal_type(y12.pull("org/name", revision="main"))  # ultralytics.models.yolo.model.YOLO
+y12.pull("org/name", "main")  # [call-arg]
 checked = y12.verify_export("a.pt", "a.onnx", imgsz=64)
 reveal_type(checked)  # yolov12_plugin.deploy.verify.Verification
 reveal_type(checked.diverging)  # str | None

@@ -7,6 +7,7 @@ _MODULES = {
     "benchmark.hook": ("TensorRTBenchmark",),
     "deploy.verify": ("verify_export",),
     "checkpoints.convert": ("convert",),
+    "checkpoints.hub": ("pull", "push"),
     "training.guard": ("TrainingGuard",),
     "nn.attention": ("attention_backend",),
     "nn.checkpointing": ("checkpointing",),

@@ -1,5 +1,7 @@
 from yolov12_plugin.benchmark.hook import TensorRTBenchmark as TensorRTBenchmark
 from yolov12_plugin.checkpoints.convert import convert as convert
+from yolov12_plugin.checkpoints.hub import pull as pull
+from yolov12_plugin.checkpoints.hub import push as push
 from yolov12_plugin.deploy.verify import verify_export as verify_export
 from yolov12_plugin.nn.attention import attention_backend as attention_backend
 from yolov12_plugin.nn.checkpointing import checkpointing as checkpointing
@@ -23,6 +25,8 @@ __all__ = [
     "convert",
     "is_registered",
     "preset",
+    "pull",
+    "push",
     "register",
     "unregister",
     "verify_export",

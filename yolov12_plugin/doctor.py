@@ -418,6 +418,8 @@ def registration(hook: bool | None) -> list[Finding]:
     count = len(registry.PATCHES)
     if not missing:
         return [Finding("ok", f"the plugin is registered: {count} of {count} attributes of Ultralytics are its own")]
+    if registry.too_old(registry.version()):  # which is why, and is said
+        return []
     if len(missing) < count:
         return [_replaced(patch) for patch in missing]
     try:
@@ -486,8 +488,9 @@ def optional_package(package: Package, version: str | None, majors: Collection[i
     """Whether an optional package is installed, whole, and for one of these GPUs (major compute capabilities)."""
     name, purpose, install, module, _ = package
     if version is None:
-        gpu = "" if _is_of_use(package, majors) else "; no GPU here is one that it is made for"
-        return [Finding("note", f"{name} is not installed ({purpose}{gpu})", install)]
+        if _is_of_use(package, majors):
+            return [Finding("note", f"{name} is not installed ({purpose})", install)]
+        return [Finding("note", f"{name} is not installed ({purpose}; no GPU here is one that it is made for)")]
     if module and not _is_there(module):
         what = f"{name} {version} is installed in part: there is no module {module}"
         return [Finding("warning", what, install.replace("pip install", "pip install --force-reinstall", 1))]
@@ -502,6 +505,12 @@ def optional_package(package: Package, version: str | None, majors: Collection[i
                 return [Finding("warning", f"{name} {version}: {why}", HINT)]
             return [Finding("note", f"{name} {version}: {why}", "use it where nvidia-smi lists a GPU")]
     return [Finding("ok", f"{name} {version}: {purpose}")]
+
+
+def missing(findings: Collection[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a report's findings that say no more than that an optional package is not installed."""
+    said = tuple(f"{package.name} is not installed (" for package in PACKAGES)
+    return [row for row in findings if row["level"] == "note" and row["what"].startswith(said)]
 
 
 def _is_of_use(package: Package, majors: Collection[int]) -> bool:

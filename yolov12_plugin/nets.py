@@ -21,8 +21,9 @@ def gflops(model: nn.Module, imgsz: int = 640, counted_at: int = 32) -> float:
     Args:
         model: the network of a `YOLO`.
         imgsz: pixels of the square image.
-        counted_at: pixels of the image that it is run on.
+        counted_at: pixels of the image that it is run on, or the model's stride where that is more.
     """
+    counted_at = max(counted_at, int(torch.as_tensor(getattr(model, "stride", 1)).max()))
     counted: list[int] = []
 
     def count(m: nn.Module, _: tuple[Tensor], out: Tensor) -> None:
@@ -96,3 +97,8 @@ def saved_bytes(model: nn.Module, images: Tensor) -> int:
         result = model(images)
     del result
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def is_quantised(net: nn.Module) -> bool:
+    """Whether a network is one of Ultralytics' quantisation-aware training; ModelOpt need not be there."""
+    return any(type(m).__name__ == "TensorQuantizer" for m in net.modules())

@@ -1,4 +1,4 @@
-"""What the paper prints of YOLOv12 and of the detectors beside it: Tables 1, 3, 4, 6 and 7.
+"""What the paper prints of YOLOv12 and of the detectors beside it, Tables 1, 3, 4, 6 and 7; what others print.
 
 The numbers are the paper's, also where they look like misprints: Table 4 gives YOLOv12-M 1.5 ms at FP16 on an RTX 3080,
 as much as YOLOv12-S (on A5000 and A6000: 2.4 and 2.2). In section 4.2, 33.9% AP of YOLOv12-L must be 53.9%.
@@ -89,6 +89,37 @@ TABLE1 = (
     ours("x"),
 )
 # fmt: on
+
+
+@dataclass(frozen=True)
+class Documented(Detector):
+    """A row of Ultralytics' documentation; `ap` is of the end-to-end head, whose latency it gives.
+
+    `ap_nms` (%) is of its other head with non-maximum suppression, `latency_cpu` (ms) of ONNX Runtime.
+    """
+
+    ap_nms: float
+    latency_cpu: float
+
+
+# docs.ultralytics.com/models/yolo26, whose table is docs/macros/yolo-det-perf.md of Ultralytics 8.4
+YOLO26 = (
+    Documented("YOLO26-N", "yolo26n", 5.4, 2.4, 40.1, None, None, 1.7, 40.9, 38.9),
+    Documented("YOLO26-S", "yolo26s", 20.7, 9.5, 47.8, None, None, 2.5, 48.6, 87.2),
+    Documented("YOLO26-M", "yolo26m", 68.2, 20.4, 52.5, None, None, 4.7, 53.1, 220.0),
+    Documented("YOLO26-L", "yolo26l", 86.4, 24.8, 54.4, None, None, 6.2, 55.0, 286.2),
+    Documented("YOLO26-X", "yolo26x", 193.9, 55.7, 56.9, None, None, 11.8, 57.5, 525.8),
+)
+
+# Latency (ms) on a T4 by TensorRT 10 at 640 pixels, by who says it. Ultralytics: docs.ultralytics.com, which takes
+# YOLO12's from the paper; turbo as measured in github.com/ultralytics/ultralytics/pull/19728, slower than the authors.
+T4_OF_ULTRALYTICS: dict[str | None, float | None] = {
+    **{row.name: row.latency for row in TABLE1 if row.family == "YOLO11"},
+    **{f"yolo12{scale}": ours(scale).latency for scale in "nsmlx"},
+    **{row.name: row.latency for row in YOLO26},
+    **{"yolov12n-turbo": 2.3, "yolov12s-turbo": 4.1, "yolov12m-turbo": 7.5},
+}
+T4_OF_THE_AUTHORS = {model.name: model.latency for model in MODELS.values() if model.task == "detect" and model.latency}
 
 
 @dataclass(frozen=True)

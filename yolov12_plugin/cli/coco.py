@@ -1,13 +1,12 @@
 """`yolov12 coco`."""
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from yolov12_plugin.cli.common import Json, one_line, say
+from yolov12_plugin.cli.common import Device, Json, Pixels, Trust, one_line, say, to_json, trusting
 
 
 class Categories(str, Enum):
@@ -17,32 +16,38 @@ class Categories(str, Enum):
 
 
 def coco(
-    model: Annotated[str, typer.Argument(help="A .pt, or an exported file.")],
-    data: Annotated[str | None, typer.Option(help="A dataset YAML; its COCO file is looked for in its folder.")] = None,
-    split: Annotated[str, typer.Option(help="Of --data.")] = "val",
+    model: Annotated[str, typer.Argument(help="A .pt file, or an exported file.")],
+    data: Annotated[
+        str | None, typer.Option(help="A dataset YAML, in whose folder the COCO file is looked for.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
     images: Annotated[Path | None, typer.Option(help="A folder of images, or a .txt that lists them.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="Ground truth in COCO's format.")] = None,
-    categories: Annotated[Categories, typer.Option(help="How classes and categories are matched.")] = Categories.auto,
-    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels; by default those of the training.")] = None,
-    batch: Annotated[int, typer.Option(min=1)] = 16,
-    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="FP16.")] = False,
+    categories: Annotated[Categories, typer.Option(help="How to match classes with categories.")] = Categories.auto,
+    imgsz: Pixels = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 16,
+    device: Device = None,
+    half: Annotated[bool, typer.Option("--half", help="Run in FP16.")] = False,
     conf: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.001,
-    iou: Annotated[float, typer.Option(min=0, max=1, help="Overlap above which suppression drops a box.")] = 0.7,
-    max_det: Annotated[int, typer.Option(min=1, help="Detections an image.")] = 300,
-    out: Annotated[Path | None, typer.Option(help="The JSON of detections; by default in a folder of runs.")] = None,
+    iou: Annotated[float, typer.Option(min=0, max=1, help="Overlap (IoU) above which a box is suppressed.")] = 0.7,
+    max_det: Annotated[int, typer.Option(min=1, help="Most detections in an image.")] = 300,
+    trust: Trust = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the detections, as JSON (default: in a new folder of runs).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Table 6 of a detector: AP by pycocotools on ground truth in COCO's format, beside the paper's on COCO val."""
+    """Compute the AP of a detector by pycocotools, on ground truth in COCO's format, beside the paper's Table 6."""
     from yolov12_plugin.errors import NotRunnable
-    from yolov12_plugin.evaluate.ground_truth import images_in, images_of
+    from yolov12_plugin.evaluate.ground_truth import images_of
     from yolov12_plugin.evaluate.predict import scale_of
     from yolov12_plugin.evaluate.score import METRICS, evaluate
+    from yolov12_plugin.images import images_in
     from yolov12_plugin.published import table6
     from yolov12_plugin.show.view import View
 
     options = {"imgsz": imgsz, "device": device} | ({"half": True} if half else {})
-    with one_line():
+    with one_line(), trusting(trust):
         if data is not None and images is None:
             found, beside = images_of(data, split, annotations)
         elif data is None and images is not None and annotations is not None:
@@ -65,7 +70,7 @@ def coco(
         )
     paper = dict(zip(METRICS, table6(scale))) if scale is not None else None
     if as_json:
-        typer.echo(json.dumps(scores | {"model": model, "paper": paper}, indent=2))
+        typer.echo(to_json(scores | {"model": model, "paper": paper}))
     else:
         rows: list[dict[str, Any]] = [{"of": f"YOLOv12-{scale.upper()} (paper)", **paper}] if scale and paper else []
         rows.append({"of": Path(model).name, **{m: scores[m] and round(scores[m], 1) for m in METRICS}})

@@ -1,12 +1,11 @@
 """`yolov12 convert`."""
 
-import json
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
-from yolov12_plugin.cli.common import Json, Trust, one_line
+from yolov12_plugin.cli.common import Json, Trust, one_line, status, to_json
 
 
 def on_stock(stock: dict[str, Any]) -> str:
@@ -22,20 +21,20 @@ class Form(str, Enum):
 
 
 def convert(
-    src: Annotated[str, typer.Argument(help="A .pt file, or a name as yolov12n-turbo.pt.")],
+    src: Annotated[str, typer.Argument(help="A .pt file, or the name of released weights, as yolov12n-turbo.pt.")],
     dst: Annotated[str, typer.Argument(help="The .pt file to write.")],
-    to: Annotated[Form, typer.Option(help="What shall run it: Ultralytics without the plugin, or with it.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace DST where it is there; it may be SRC.")] = False,
+    to: Annotated[Form, typer.Option(help="Convert for stock Ultralytics, or for Ultralytics with the plugin.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace DST if it exists; it may be SRC itself.")] = False,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint in the layout of stock Ultralytics, or as the plugin rebuilds it; exactly, or not at all."""
-    from yolov12_plugin.checkpoints.convert import convert as convert_checkpoint
+    """Convert a checkpoint for stock Ultralytics, or for the plugin; exactly, or not at all."""
+    with one_line(), status(f"{src} ..."):
+        from yolov12_plugin.checkpoints.convert import convert as convert_checkpoint
 
-    with one_line():
         done = convert_checkpoint(src, dst, to.value, force=force, trust=trust)
     if as_json:
-        typer.echo(json.dumps(done, indent=2))
+        typer.echo(to_json(done))
         return
     typer.echo(f"{dst}: {', '.join(done['changes']) or 'nothing to change'}")
     typer.echo(f"Largest difference of an output: {done['difference']:.1e}")

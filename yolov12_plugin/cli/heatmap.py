@@ -1,6 +1,5 @@
 """`yolov12 heatmap`."""
 
-import json
 import math
 from enum import Enum
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yolov12_plugin.cli.common import Json, one_line, say
+from yolov12_plugin.cli.common import Device, Json, Pixels, Trust, one_line, say, status, to_json, trusting
 from yolov12_plugin.errors import NotRunnable
 
 if TYPE_CHECKING:
@@ -23,32 +22,44 @@ class Method(str, Enum):
 
 
 def heatmap(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names, .yaml, or .pt of any Ultralytics.")],
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Image, video, folder, glob, or a .txt of paths.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Names, .yaml or .pt files of any Ultralytics models.")
+    ],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="An image, a video, a folder, a glob, or a .txt that lists paths.")
+    ],
     layer: Annotated[
         str | None,
-        typer.Option(help="An index, or one for each model with commas; by default the backbone's third stage."),
+        typer.Option(
+            help="Index of the layer, or one for each model with commas (default: the backbone's third stage)."
+        ),
     ] = None,
-    method: Annotated[Method, typer.Option(help="What a map shows.")] = Method.activation,
+    method: Annotated[Method, typer.Option(help="What the maps show.")] = Method.activation,
     query: Annotated[
-        str | None, typer.Option(help="X,Y of the point whose attention is shown: pixels, or fractions. The centre.")
+        str | None,
+        typer.Option(
+            help="X,Y of the point whose attention is shown, in pixels or as fractions (default: the centre)."
+        ),
     ] = None,
-    head: Annotated[int | None, typer.Option(min=0, help="Of the attention; by default their mean.")] = None,
-    block: Annotated[int | None, typer.Option(min=0, help="Of the layer's attentions; by default all.")] = None,
+    head: Annotated[int | None, typer.Option(min=0, help="Head of the attention (default: the mean of all).")] = None,
+    block: Annotated[int | None, typer.Option(min=0, help="Attention within the layer (default: all).")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Names or indices, with commas, that gradcam is to explain; by default all.")
+        str | None, typer.Option(help="Classes that gradcam explains, by name or index, with commas (default: all).")
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels; by default those of the training, or 640.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1.")] = None,
-    stride: Annotated[int, typer.Option(min=1, help="Every how many frames of a video.")] = 1,
-    frames: Annotated[int, typer.Option(min=1, help="Of a video, at most.")] = 50,
-    out: Annotated[Path, typer.Option(help="A .png, or a folder with a .png of each image.")] = Path("heatmap.png"),
+    imgsz: Pixels = None,
+    device: Device = None,
+    stride: Annotated[int, typer.Option(min=1, help="Draw every n-th frame of a video.")] = 1,
+    frames: Annotated[int, typer.Option(min=1, help="Most frames of a video to draw.")] = 50,
+    trust: Trust = False,
+    out: Annotated[Path, typer.Option(help="A .png file, or a folder for one .png of each image.")] = Path(
+        "heatmap.png"
+    ),
     as_json: Json = False,
 ) -> None:
-    """Figure 5: what a layer of each MODEL sees in SOURCE, side by side; --method attention: where a point looks."""
-    from yolov12_plugin.explain.heatmap import heatmaps
+    """Draw what a layer of each MODEL sees in SOURCE, side by side (Figure 5), or where a point attends to."""
+    with one_line(), trusting(trust), status("heatmap ..."):
+        from yolov12_plugin.explain.heatmap import heatmaps
 
-    with one_line():
         drawn = heatmaps(
             models,
             source,
@@ -61,7 +72,7 @@ def heatmap(
             out=out,
             report=say,
         )
-    typer.echo(json.dumps(drawn, indent=2) if as_json else "\n".join(drawn["pictures"]))
+    typer.echo(to_json(drawn) if as_json else "\n".join(drawn["pictures"]))
 
 
 def read_layers(layer: str | None) -> list[int]:

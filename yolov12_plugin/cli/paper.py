@@ -1,7 +1,6 @@
 """`yolov12 paper`: the paper's tables and figures beside this build."""
 
 import inspect
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolov12_plugin.cli.common import Group, Json, Markdown, Out, one_line, output
+from yolov12_plugin.cli import common
+from yolov12_plugin.cli.common import Group, Json, Markdown, Out, one_line, output, status, to_json
 from yolov12_plugin.files import check_place
 from yolov12_plugin.paper.ablations import ABLATIONS
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from yolov12_plugin.show.view import View
 
 TABLE5 = [name for name in ABLATIONS if name.startswith("table5")]
@@ -40,19 +38,25 @@ ARGUMENTS = {"figure5": " [SOURCE]", "ablation": " NAME", "convergence": " RUN..
 class Paper(Group):
     kind = "tables and figures"
 
+    def name_of(self, given: str) -> str:
+        """Also of a table by its number alone, as 5a, which `ablation` takes too."""
+        return f"table{given}" if f"table{given}" in self.commands else given
+
 
 app = typer.Typer(cls=Paper, help="The paper's tables and figures beside this build.", no_args_is_help=True)
 
-Every = Annotated[bool, typer.Option("--all", help="All detectors of the paper, not only YOLOv12.")]
+Every = Annotated[bool, typer.Option("--all", help="Show all detectors of the paper, not only YOLOv12.")]
 Records = Annotated[
     list[Path] | None,
-    typer.Option("--results", metavar="FILE...", help="Of `yolov12 bench --out`, or folders of them: latencies."),
+    typer.Option(
+        "--results", metavar="FILE...", help="Records of `yolov12 bench --out`, or folders of them, for latencies."
+    ),
 ]
 MoreRecords = Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)]  # --results takes one file
-Measure = Annotated[bool, typer.Option("--measure", help="Measure ratios of latencies here, by PyTorch.")]
-Imgsz = Annotated[int, typer.Option(min=32, help="Pixels, of --measure.")]
-Rounds = Annotated[int, typer.Option(min=1, help="In which networks take turns, of --measure.")]
-Device = Annotated[str | None, typer.Option(help="cpu, 0, cuda:1; of --measure. The first GPU if there is one.")]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure ratios of latency on this machine, by PyTorch.")]
+Imgsz = Annotated[int, typer.Option(min=32, help="Image size of --measure, in pixels.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds of --measure, in which the networks take turns.")]
+Device = Annotated[str | None, typer.Option(help="Device of --measure, as cpu, 0 or cuda:1 (default: the first GPU).")]
 
 
 def show(views: "Sequence[View]", out: Path | None, as_json: bool, as_markdown: bool) -> None:
@@ -63,13 +67,6 @@ def show(views: "Sequence[View]", out: Path | None, as_json: bool, as_markdown: 
         if i:
             typer.echo()
         view.print(as_markdown)
-
-
-def status(what: str) -> "Status":
-    """Say on a terminal what takes a while."""
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
 
 
 def contents() -> Any:
@@ -129,7 +126,7 @@ def measurement(measure: Measure = False, imgsz: Imgsz = 640, rounds: Rounds = 1
 
 @table("list")
 def list_all(context: typer.Context) -> "list[View]":
-    """All of these: what they are, what of them is made or measured here, and what needs training on COCO."""
+    """List the tables and figures, what of each is made or measured here, and what needs training on COCO."""
     from yolov12_plugin.show.view import View
 
     commands: dict[str, Any] = context.parent.command.commands  # type: ignore[union-attr]
@@ -165,14 +162,14 @@ def add_table(name: str, about: str) -> None:
 
 def add_figure(name: str, about: str) -> None:
     """The command of a figure of detectors, which is drawn too."""
-    about += "\n\nDraws it, with --json and --markdown only where --out names the picture."
+    about += "\n\nThe picture is drawn too; with --json and --markdown only if --out names it."
 
     @table(name, about, found=records, measured=measurement, formed=has_form)
     def command(
         found: Any,
         measured: Any,
         formed: bool,
-        out: Annotated[Path | None, typer.Option(help=f"The picture; {name}.png.")] = None,
+        out: Annotated[Path | None, typer.Option(help=f"File for the picture (default: {name}.png).")] = None,
         every: Every = False,
     ) -> "list[View]":
         from yolov12_plugin.paper import figures
@@ -217,13 +214,13 @@ def add_diagram(name: str, about: str) -> None:
 
     @app.command(name, help=about)
     def command(
-        out: Annotated[Path, typer.Option(help="The picture.")] = Path(f"{name}.png"), as_json: Json = False
+        out: Annotated[Path, typer.Option(help="File for the picture.")] = Path(f"{name}.png"), as_json: Json = False
     ) -> None:
         with one_line(), status(f"{name} ..."):
             from yolov12_plugin.paper import diagrams
 
             getattr(diagrams, name)(out)
-        typer.echo(json.dumps({"picture": str(out)}, indent=2) if as_json else str(out))
+        typer.echo(to_json({"picture": str(out)}) if as_json else str(out))
 
 
 add_diagram("figure2", "Figure 2: area attention.")
@@ -233,8 +230,10 @@ add_figure("figure4", "Figure 4: AP against parameters and latency on CPUs.")
 
 @table("figure5")
 def figure5(
-    source: Annotated[str | None, typer.Argument(help="An image, a video, a folder of them: maps are drawn.")] = None,
-    out: Annotated[Path, typer.Option(help="A .png, or a folder.")] = Path("figure5.png"),
+    source: Annotated[
+        str | None, typer.Argument(help="An image, a video, or a folder of them, for which maps are drawn.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A .png file, or a folder.")] = Path("figure5.png"),
 ) -> "list[View]":
     """Figure 5: heat maps of the third stage of YOLOv10-X, YOLO11-X, YOLOv12-X."""
     view = contents().figure5()
@@ -250,32 +249,39 @@ def figure5(
 
 @app.command()
 def ablation(
-    name: Annotated[str, typer.Argument(help="As table2, 2, table5a, 5a.")],
+    name: Annotated[str, typer.Argument(help="Name of the ablation, as table2, 2, table5a or 5a.")],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE...]", help="Other arguments of the training, as lr0=0.01 cfg=FILE."),
+        typer.Argument(metavar="[KEY=VALUE...]", help="Other arguments of the training, as lr0=0.01 or cfg=FILE."),
     ] = None,
     measure: Measure = False,
     rounds: Rounds = 15,
-    data: Annotated[str | None, typer.Option(help="A dataset YAML, on which the variants are trained.")] = None,
+    data: Annotated[str | None, typer.Option(help="Train the variants on this dataset YAML.")] = None,
     variants: Annotated[
-        list[str] | None, typer.Option(help="Those to train, as n-elan or 'n*'; more than one with commas. All.")
+        list[str] | None, typer.Option(help="Variants to train, as n-elan or 'n*', several with commas (default: all).")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training, for the paper's 600. 100.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images. 16.")] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", min=0, help="May be given more than once. 0.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="That load images.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each training, in place of the paper's 600 (default: 100).")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a batch (default: 16).")] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", min=0, help="Seed of a training, given once or more (default: 0).")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that load images.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For the runs, table and sheet of curves. ablation-NAME.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for runs, table and curves (default: ablation-NAME).")
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels, of --data or --measure. 640.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, 0, cuda:1. The first GPU if there is one.")] = None,
+    imgsz: Annotated[
+        int | None, typer.Option(min=32, help="Image size of --data or --measure, in pixels (default: 640).")
+    ] = None,
+    device: common.Device = None,
     as_json: Json = False,
     as_markdown: Markdown = False,
 ) -> None:
-    """An ablation by its NAME: Tables 2, 3 and 5. With --data, its variants are trained, with equal seeds and budget.
+    """Show an ablation of Tables 2, 3 and 5, or train its variants on --data with equal seeds and budget.
 
-    The same command goes on where a training was interrupted. Exit code 1: a variant failed, or did not converge.
+    Run the same command again to continue after an interruption. Exit code 1 means that a variant failed, or that its
+    numbers were no longer finite.
     """
     names = TABLE5 if name.lower().removeprefix("table") == "5" else [name]
     budget: dict[str, Any] = {"epochs": epochs, "batch": batch, "workers": workers}
@@ -292,7 +298,7 @@ def ablation(
     chosen = [slug for part in variants or [] for slug in part.split(",") if slug]
     results = train(name, data, out, chosen, seeds or [0], words or [], given)
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        typer.echo(to_json(results))
     else:
         from yolov12_plugin.paper.training import view
 
@@ -353,18 +359,19 @@ def train(
                 advance=advance,
                 **training.read_words(words) | given,
             )
-    except KeyboardInterrupt:
-        typer.echo("Interrupted: the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as e:
+        raise type(e)("the same command goes on from here") from e
 
 
 @app.command()
 def convergence(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or results.csv; or NAME=PATH.")],
-    out: Annotated[Path, typer.Option(help="The picture to write: .png, .svg, .pdf.")] = Path("convergence.png"),
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders or results.csv files, each also as NAME=PATH.")
+    ],
+    out: Annotated[Path, typer.Option(help="File for the picture: .png, .svg or .pdf.")] = Path("convergence.png"),
     as_json: Json = False,
 ) -> None:
-    """Losses, mAP and learning rate of several Ultralytics runs on one sheet.
+    """Draw losses, mAP and learning rate of several Ultralytics runs on one sheet.
 
     --json prints their last and best epochs.
     """
@@ -374,6 +381,6 @@ def convergence(
         found = read_runs(runs, report=lambda line: typer.echo(line, err=True))
         write(found, out)
     if as_json:
-        typer.echo(json.dumps({"picture": str(out), "runs": [run.summary() for run in found]}, indent=2))
+        typer.echo(to_json({"picture": str(out), "runs": [run.summary() for run in found]}))
         return
     typer.echo(str(out))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from yolov12_plugin.cli.common import one_line
+from yolov12_plugin.cli.common import Pixels, Trust, one_line, status, trusting
 
 
 class Served(str, Enum):
@@ -15,22 +15,29 @@ class Served(str, Enum):
 
 
 def export_triton(
-    model: Annotated[str, typer.Argument(help="A .pt or .yaml, or an .onnx or .engine exported with dynamic=True.")],
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The model repository; made if it is not there.")],
-    name: Annotated[str | None, typer.Option(help="By default that of MODEL.")] = None,
-    to: Annotated[Served | None, typer.Option("--format", help="By default that of MODEL, else onnx.")] = None,
-    imgsz: Annotated[int | None, typer.Option(min=32, help="Pixels; by default those of the training.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="FP16.")] = False,
-    max_batch: Annotated[int, typer.Option(min=1, help="Images in one run of the model, and in one request.")] = 16,
-    max_delay: Annotated[int, typer.Option(min=0, help="Microseconds that a request may wait for others.")] = 1000,
+    model: Annotated[
+        str, typer.Argument(help="A .pt or .yaml file, or an .onnx or .engine that was exported with dynamic=True.")
+    ],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="The model repository, which is made if it does not exist.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the served model (default: that of MODEL).")] = None,
+    to: Annotated[
+        Served | None, typer.Option("--format", help="Format of the served file (default: that of MODEL, else onnx).")
+    ] = None,
+    imgsz: Pixels = None,
+    half: Annotated[bool, typer.Option("--half", help="Export in FP16.")] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most images in a batch, and in a request.")] = 16,
+    max_delay: Annotated[int, typer.Option(min=0, help="Microseconds that a request waits for others at most.")] = 1000,
     instances: Annotated[int, typer.Option(min=1, help="Copies of the model on each GPU.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Where NAME is there, write its next version.")] = False,
+    trust: Trust = False,
+    force: Annotated[bool, typer.Option("--force", help="If the model exists, write its next version.")] = False,
 ) -> None:
-    """Write a model folder for NVIDIA Triton Inference Server, with dynamic batching; whole, or not at all."""
+    """Export a model for NVIDIA Triton Inference Server, with dynamic batching."""
     from yolov12_plugin.deploy.triton import export_triton as export
 
     options = ({} if imgsz is None else {"imgsz": imgsz}) | ({"half": True} if half else {})
-    with one_line():
+    with one_line(), trusting(trust), status(f"{model} ..."):
         written = export(
             model,
             folder,

@@ -201,18 +201,21 @@ def heatmaps(
             report(f"{probe.name} is built from its YAML, with random weights: its map shows no training")
     drawn: list[str] = []
     images: list[dict[str, Any]] = []
-    for number, sheet in enumerate(itertools.chain(first, sheets), 1):
-        picture = out
-        if is_folder(out):
-            out.mkdir(exist_ok=True)
-            picture = free_name(out, sheet[0], drawn)
-        elif len(first) > 1:
-            picture = out.with_name(f"{out.stem}-{number:04}{out.suffix}")
-        pictures.write(partial(draw, sheet, request), picture)
-        drawn.append(str(picture))
-        for row in sheet:
-            about = {"source": str(row.file), "frame": row.frame, "size": list(row.size), "picture": str(picture)}
-            images.append(about | {"maps": row.maps})
+    try:
+        for number, sheet in enumerate(itertools.chain(first, sheets), 1):
+            picture = out
+            if is_folder(out):
+                out.mkdir(exist_ok=True)
+                picture = free_name(out, sheet[0], drawn)
+            elif len(first) > 1:
+                picture = out.with_name(f"{out.stem}-{number:04}{out.suffix}")
+            pictures.write(partial(draw, sheet, request), picture)
+            drawn.append(str(picture))
+            for row in sheet:
+                about = {"source": str(row.file), "frame": row.frame, "size": list(row.size), "picture": str(picture)}
+                images.append(about | {"maps": row.maps})
+    except KeyboardInterrupt as e:
+        raise type(e)(f"{len(drawn)} pictures are drawn{(drawn and f', the last is {drawn[-1]}') or ''}") from e
     for line in left_out:
         report(f"left out: {line}")
     done: dict[str, Any] = {"method": request.method, "models": [probe.record() for probe in probes], "pictures": drawn}
@@ -449,7 +452,11 @@ def draw_map(ax: Axes, panel: Panel, colours: Any, smooth: bool) -> None:
     """Lay a map over the image of an axis, whose units are pixels of the image."""
     limits = ax.get_xlim(), ax.get_ylim()
     how: dict[str, Any] = {"vmin": panel.low, "vmax": panel.high, "interpolation": "bilinear" if smooth else "nearest"}
-    ax.imshow(panel.values, cmap=colours, alpha=0.55, extent=panel.extent, **how)
+    alpha: Any = 0.55
+    if not smooth:  # most cells of an attention are near 0, whose dark colour would hide the image
+        share = (panel.values - panel.low) / max(panel.high - panel.low, np.finfo(float).tiny)
+        alpha = 0.2 + 0.5 * np.clip(share, 0, 1)
+    ax.imshow(panel.values, cmap=colours, alpha=alpha, extent=panel.extent, **how)
     if panel.parts is not None:
         lines = LineCollection(list(borders(panel.parts, panel.extent)), colors="white", linewidths=1.2)
         lines.set_path_effects([Stroke(linewidth=2.4, foreground="black"), Normal()])

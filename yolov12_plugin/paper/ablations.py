@@ -140,6 +140,7 @@ TABLES = (
 )
 # fmt: on
 ABLATIONS = {table.name: table for table in TABLES}
+OTHERS = ("1", "4", "6", "7", "figure1", "figure2", "figure3", "figure4", "figure5")  # what else the paper shows
 
 
 def ablation(name: str) -> Ablation:
@@ -149,6 +150,9 @@ def ablation(name: str) -> Ablation:
         NotRunnable: there is none; the message lists them, the nearest first.
     """
     key = name.lower().removeprefix("table")
+    if key in OTHERS:
+        table = key if key.startswith("figure") else f"table{key}"
+        raise NotRunnable(f"{table} is no ablation: see `yolov12 paper {table}`; ablations are {', '.join(ABLATIONS)}")
     if f"table{key}" not in ABLATIONS:
         raise NotRunnable(f"no ablation is named {name!r}; {choices(f'table{key}', ABLATIONS, 'ablations')}")
     return ABLATIONS[f"table{key}"]

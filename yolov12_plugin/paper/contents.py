@@ -1,6 +1,7 @@
 """Each table and figure of the paper: its rows, the titles of their columns, and what is said below them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from yolov12_plugin.benchmark.results import Results
 from yolov12_plugin.paper import ablations, figures, tables
@@ -21,6 +22,7 @@ AP_HERE = (
     f"likewise. The authors' weights: `{tables.evaluate('yolov12n')}`."
 )
 OURS = "yolov12{n,s,m,l,x}"  # as shells have it
+HERE = ("gflops", "params_m", "ratio", "latency_ms")  # not the paper's
 COMPARISONS = {  # title, columns and notes of the rows that `tables` has by the same name
     "table1": (
         "Table 1: YOLOv12 beside other detectors",
@@ -80,12 +82,23 @@ def compare(
         found = measurement.ratios({tables.BASE: (tables.BASE, "auto")} | runs, tables.BASE)
         for row in rows:
             row["ratio"] = found.get(row["name"])
-    notes = [*said, say_ratio("YOLOv12-N", measurement)]
+    notes = [say_source(columns, rows), *said, say_ratio("YOLOv12-N", measurement)]
     if any(row["gflops"] is None for row in rows):
         notes.append("What has no FLOPs here, Ultralytics does not have, or not as the paper's network.")
     if any((row["name"] or "").startswith("yolov9") for row in rows):
         notes.append("Ultralytics' YOLOv9 does not group the convolutions of its boxes, which adds 0.5 G.")
-    return View(title, columns, rows, [*notes, *tables.failures(results)])
+    return View(title, columns, rows, [*notes, *tables.left_out(results, name), *tables.failures(results)])
+
+
+def say_source(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which of the columns that are shown the paper prints, and which were made or measured here."""
+    shown = [key for key in columns if key.endswith("_paper") or key in HERE]
+    shown = [key for key in shown if any(row.get(key) not in (None, {}) for row in rows)]
+    paper = ", ".join(columns[key] for key in shown if key not in HERE)
+    here = ", ".join(columns[key].replace(EACH, "what names a machine") for key in shown if key in HERE)
+    return f"From the paper: {paper}. " + (
+        f"Made or measured here: {here}." if here else "Nothing of it is measured here."
+    )
 
 
 def say_ratio(base: str, measurement: Measurement | None) -> str:
@@ -118,7 +131,7 @@ def vary(name: str, measurement: Measurement | None = None) -> View:
             }
         columns |= {"latency_ms_paper": "i7-10700K (ms)", "ratio_paper": "ratio"}
         columns |= {f"cuda_{p}_ms_paper": f"3080/A5000 {p.upper()} (ms)" for p in ("fp32", "fp16")}
-    notes = [table.note] if table.note else []
+    notes = [say_source(columns, rows), *([table.note] if table.note else [])]
     trained = [row for row in rows if row["ap_paper"] or row["converges_paper"] is not None]
     if trained:
         what = "AP and convergence need" if trained[0]["converges_paper"] is not None else "AP needs"
@@ -129,9 +142,8 @@ def vary(name: str, measurement: Measurement | None = None) -> View:
 
 
 def table6() -> View:
-    return View(
-        "Table 6: AP of YOLOv12 on COCO val (%)", {"model": "Model", **APS, **SIZES}, tables.table6(), [AP_HERE]
-    )
+    columns, rows = {"model": "Model", **APS, **SIZES}, tables.table6()
+    return View("Table 6: AP of YOLOv12 on COCO val (%)", columns, rows, [say_source(columns, rows), AP_HERE])
 
 
 def table7() -> View:

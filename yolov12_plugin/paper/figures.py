@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator
 from yolov12_plugin.benchmark.results import Results, by_setup
 from yolov12_plugin.explain.probe import STAGE, third_stage
 from yolov12_plugin.paper.networks import Countable, shipped
-from yolov12_plugin.published import TABLE1, TABLE3_CPU, Detector, detector
+from yolov12_plugin.published import TABLE1, TABLE3_CPU, YOLO26, Detector, Documented, detector
 
 STYLES = {  # colour and marker of each family, in the order in which they are drawn
     "YOLOv6-3.0": ("#9c755f", "v"),
@@ -26,6 +26,7 @@ STYLES = {  # colour and marker of each family, in the order in which they are d
     "YOLOv9": ("#59a14f", "^"),
     "YOLOv10": ("#f28e2b", "X"),
     "YOLO11": ("#17a2b8", "p"),
+    "YOLO26": ("#2c3e8f", "*"),
     "YOLOv12": ("#e3000f", "o"),
 }
 DASHES = [(0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 3))]  # one for each setup that was measured
@@ -33,11 +34,13 @@ XS = ("yolov10x", "yolo11x", "yolov12x")  # of Figure 5
 HEATMAP = f"yolov12 heatmap {' '.join(f'{name}.pt' for name in XS)}"
 PAPER_T4 = "paper: T4, TensorRT FP16"
 PAPER_CPU = "paper: Intel Core i7-10700K, without FlashAttention"
+DOCS_T4 = "Ultralytics, of YOLO26: T4, TensorRT FP16"
+DOCS_CPU = "Ultralytics, of YOLO26: ONNX Runtime on its CPU"
 
 
 @dataclass
 class Curve:
-    """One family's points, as (x, AP, scale), from the paper (`setup` is its device) or measured."""
+    """One family's points, as (x, AP, scale), published (`setup` says by whom, and on what) or measured."""
 
     family: str
     setup: str
@@ -55,9 +58,14 @@ def published(x: Callable[[Detector], float | None], setup: str) -> list[Curve]:
     return curves
 
 
+def yolo26(x: Callable[[Documented], float | None], setup: str) -> Curve:
+    """As Ultralytics documents it; the paper is older."""
+    return Curve("YOLO26", setup, [(at, row.ap, row.scale) for row in YOLO26 if (at := x(row)) and row.ap])
+
+
 def measured(results: Sequence[Results], cpu: bool) -> list[Curve]:
-    """Measured latency (ms) against the paper's AP, of the networks in its Table 1, on processors or on GPUs."""
-    networks = {row.name: row for row in TABLE1}
+    """Measured latency (ms) against the published AP, of Table 1's networks and YOLO26, on processors or on GPUs."""
+    networks = {row.name: row for row in (*TABLE1, *YOLO26)}
     curves = []
     for (setup, precision), rows in by_setup(results).items():
         found = [(networks.get(name), row) for name, row in rows.items() if (row.device == "cpu") == cpu]
@@ -73,14 +81,15 @@ def measured(results: Sequence[Results], cpu: bool) -> list[Curve]:
 
 
 def style(curve: Curve, curves: list[Curve]) -> dict[str, Any]:
-    """How a curve is drawn among others: the paper's solid, each setup that was measured dashed in its own way."""
-    colour, marker = STYLES.get(curve.family, ("#444444", "o"))  # without a family: in the legend of setups
+    """How a curve is drawn among others: published ones solid, each setup that was measured dashed in its own way."""
+    shared = "*" if curve.setup in (DOCS_T4, DOCS_CPU) else "o"
+    colour, marker = STYLES.get(curve.family, ("#444444", shared))  # without a family: in the legend of setups
     setups = list(dict.fromkeys(other.setup for other in curves if other.measured))
     ours = curve.family == "YOLOv12"
     return {
         "color": colour,
         "marker": marker,
-        "markersize": 7 if ours else 5.5,
+        "markersize": 9 if marker == "*" else 7 if ours else 5.5,
         "markerfacecolor": "white" if curve.measured else colour,
         "markeredgecolor": colour if curve.measured else "white",
         "markeredgewidth": 1.2 if curve.measured else 0.6,
@@ -163,9 +172,12 @@ def figure1(results: Sequence[Results] = ()) -> Figure:
     """AP against latency, with what GPUs measured, and against FLOPs."""
     return figure(
         {
-            "Latency of a 640×640 image (ms)": published(lambda row: row.latency, PAPER_T4)
-            + measured(results, cpu=False),
-            "FLOPs (G)": published(lambda row: row.gflops, ""),
+            "Latency of a 640×640 image (ms)": [
+                *published(lambda row: row.latency, PAPER_T4),
+                yolo26(lambda row: row.latency, DOCS_T4),
+                *measured(results, cpu=False),
+            ],
+            "FLOPs (G)": [*published(lambda row: row.gflops, ""), yolo26(lambda row: row.gflops, "")],
         }
     )
 
@@ -176,8 +188,12 @@ def figure4(results: Sequence[Results] = ()) -> Figure:
     cpu = Curve("YOLOv12", PAPER_CPU, [(ms, row.ap, row.scale) for ms, row in ours if row and row.ap is not None])
     return figure(
         {
-            "Parameters (M)": published(lambda row: row.parameters_m, ""),
-            "CPU latency of a 640×640 image (ms)": [cpu, *measured(results, cpu=True)],
+            "Parameters (M)": [*published(lambda row: row.parameters_m, ""), yolo26(lambda row: row.parameters_m, "")],
+            "CPU latency of a 640×640 image (ms)": [
+                cpu,
+                yolo26(lambda row: row.latency_cpu, DOCS_CPU),
+                *measured(results, cpu=True),
+            ],
         }
     )
 

@@ -16,6 +16,7 @@ from yolov12_plugin.training.presets import FOLDER, SCALES, read
 OURS = tuple(f"yolov12{scale}" for scale in SCALES)
 BASE = "yolov12n"  # what ratios are to
 GPUS = ("rtx3080", "a5000", "a6000")
+COLUMNS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"}  # of Table 4, by what was measured
 
 
 def read_all(paths: Iterable[Path]) -> list[Results]:
@@ -37,7 +38,35 @@ def read_all(paths: Iterable[Path]) -> list[Results]:
 
 def failures(results: Iterable[Results]) -> list[str]:
     """What was to be measured and was not, and why."""
-    return [f"{row.model}, {row.runtime}: {row.error}" for run in results for row in run.failures]
+    return [f"Not measured: {row.model}, {row.runtime}: {row.error}" for run in results for row in run.failures]
+
+
+def left_out(results: Sequence[Results], name: str) -> list[str]:
+    """What of the measured rows a table or figure does not show, in one line a reason."""
+    why: dict[str, list[str]] = {}
+    latest = by_setup(results)
+    over_base = ratios(results)
+    for run in results:
+        for row in run.rows:
+            setup = run.setup(row), row.precision
+            about = f"{row.model} ({row.runtime}, {row.precision}, {row.batch} x {row.imgsz})"
+            if not row.like_the_paper:
+                reason = "they are not of one image of 640 pixels, as all in the paper"
+            elif name in ("figure1", "table4") and row.device == "cpu":
+                reason = "they were measured on a CPU, and this is of GPUs"
+            elif name == "figure4" and row.device != "cpu":
+                reason = "they were measured on a GPU, and this is of CPUs"
+            elif name == "table4" and row.precision not in COLUMNS:
+                reason = "the table is of FP32 and FP16"
+            elif latest[setup][row.model] is not row:
+                reason = "a later run has the same"
+            else:
+                if row.model not in over_base.get(", ".join(setup), {}):
+                    reason = f"without a ratio, as {BASE} was not timed with them in one run at their size"
+                    why.setdefault(reason, []).append(about)
+                continue
+            why.setdefault(f"left out, as {reason}", []).append(about)
+    return [f"Of --results {reason}: {', '.join(dict.fromkeys(rows))}." for reason, rows in why.items()]
 
 
 def table1(results: Sequence[Results] = (), *, every: bool = True) -> list[dict[str, Any]]:
@@ -78,7 +107,7 @@ def table4(results: Sequence[Results] = (), *, every: bool = True) -> list[dict[
     setups: dict[str, dict[str, Row]] = {}
     pairs: dict[str, dict[str, dict[str, float | None]]] = {}
     for (setup, precision), rows in by_setup(results).items():
-        column = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"}.get(precision)
+        column = COLUMNS.get(precision)
         on_gpus = {name: row for name, row in rows.items() if row.device != "cpu" and column}
         setups[f"{setup}, {precision}"] = on_gpus
         for name, measured in on_gpus.items():
@@ -123,12 +152,15 @@ def beside(
 
 
 def ratios(results: Iterable[Results]) -> dict[str, dict[str, float]]:
-    """Latency over YOLOv12-N's of the same run, by setup and model; of two runs of the same, the later."""
+    """Latency over YOLOv12-N's of the same run, by setup and model; of two runs of the same, the later.
+
+    They are the ratios of `yolov12 bench`, medians over the rounds, and the very same where YOLOv12-N came first.
+    """
     found: dict[str, dict[str, float]] = {}
     for run in sorted(results, key=lambda run: run.created):
         for (setup, precision), rows in by_setup([run]).items():
-            if base := rows.get(BASE):
-                ratio = {name: round(row.latency.median_ms / base.latency.median_ms, 2) for name, row in rows.items()}
+            if BASE in rows and (base := rows[BASE].ratio):
+                ratio = {name: round(row.ratio / base, 2) for name, row in rows.items() if row.ratio}
                 found.setdefault(f"{setup}, {precision}", {}).update(ratio)
     return found
 

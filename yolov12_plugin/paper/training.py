@@ -26,7 +26,8 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.torch_utils import select_device
 
-from yolov12_plugin.errors import NotRunnable, RunError, choices, first_line
+from yolov12_plugin.checkpoints.trust import check
+from yolov12_plugin.errors import CheckpointError, NotRunnable, RunError, choices, first_line
 from yolov12_plugin.files import replacing, write_text
 from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
@@ -455,12 +456,15 @@ def epochs_in(checkpoint: Path) -> int | None:
     """
     try:
         data = io.BytesIO(checkpoint.read_bytes())
+        check(checkpoint)
         content = torch.load(data, map_location="cpu", weights_only=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as e:  # of many kinds; PyTorch says of a lack of memory what it says of damage
         if not isinstance(e, OSError | MemoryError) and is_damaged(data):
             return None
+        if isinstance(e, CheckpointError):
+            raise
         reason = f"{type(e).__name__}: {first_line(e)}"
         raise NotRunnable(f"{checkpoint} cannot be read now ({reason}); nothing was changed, so try again") from e
     return content["epoch"] + 1 if isinstance(content, dict) and isinstance(content.get("epoch"), int) else None
@@ -537,7 +541,7 @@ COLUMNS = {
     "last": "mAP50-95, last",
     "best_epoch": "Best epoch",
     "seconds_per_epoch": "s/epoch",
-    "converged": "Converged",
+    "converged": "Losses finite",
     "ap_paper": "COCO AP (paper)",
     "converges_paper": "Converges (paper)",
 }
@@ -580,6 +584,12 @@ def notes(results: Record) -> list[str]:
         "Parameters and FLOPs are those of the fused model with 80 classes, at 640 pixels.",
         f"(paper): on COCO val2017, after {EPOCHS} epochs on COCO, or as many as the row names.",
     ]
+    lines.append(
+        "Losses finite: no loss and no metric was NaN or infinite. That is less than the paper's convergence, which is "
+        f"that of {EPOCHS} epochs on COCO."
+    )
+    if nothing := [run["folder"] for run in runs if run["converged"] and not run["best"]["mAP50-95"]]:
+        lines.append(f"mAP 0 in every epoch, so nothing was learned that is seen yet: {', '.join(nothing)}.")
     lines += [f"{run['folder']}: {said(run)}" for run in runs if run["status"] != "trained"]
     return lines + [f"{run['folder']}: times that it was resumed: {run['resumed']}" for run in runs if run["resumed"]]
 

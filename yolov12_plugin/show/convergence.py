@@ -191,7 +191,7 @@ def sheet(runs: Sequence[Run]) -> Figure:
         short = any(len(run.epochs) == 1 for run in runs)
         handles += [
             Line2D([], [], color="#444444", label=name, marker="." if short else None, **LOSSES[prefix])
-            for name, prefix in (("train", "train/"), ("validation", "val/"))
+            for name, prefix in (("solid: training", "train/"), ("dashed: validation", "val/"))  # no run is named so
         ]
     width = max(3.6 * columns, 5)
     longest = max(len(str(handle.get_label())) for handle in handles)
@@ -204,6 +204,10 @@ def sheet(runs: Sequence[Run]) -> Figure:
         for run, colour in zip(runs, colours):
             for key in (key for key in run.columns if panel_of(key) == title):
                 plot(ax, run, key, colour)
+        low, high = ax.get_ylim()
+        drawn = np.concatenate([line.get_ydata() for line in ax.lines])
+        if low < 0 and not (drawn < 0).any():  # a margin below what is never negative, as an mAP of 0
+            ax.set_ylim(0, high if (drawn > 0).any() else 1)
         ax.set_title(title)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     for ax in fig.axes[len(titles) :]:

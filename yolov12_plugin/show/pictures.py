@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from yolov12_plugin.errors import NotRunnable
-from yolov12_plugin.files import replacing
+from yolov12_plugin.files import check_place, replacing
 
 KINDS = (".png", ".svg", ".pdf", ".jpg")
 DPI = 150
@@ -59,8 +59,7 @@ def copy(kept: Path, file: Path) -> None:
 def check(file: Path) -> None:
     if file.suffix.lower() not in KINDS:
         raise NotRunnable(f"{file} is no picture that can be drawn: name a file ending in {', '.join(KINDS)}")
-    if not file.parent.is_dir():
-        raise NotRunnable(f"{file.parent} is no folder: make it first, or name a file in one that is there")
+    check_place(file)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from typing import Any
 
 from yolov12_plugin.benchmark.results import device_name
+from yolov12_plugin.deploy.accuracy import Accuracy
 from yolov12_plugin.show.view import View
 
 
@@ -24,6 +25,15 @@ def latencies(result: dict[str, Any]) -> View:
         }
         for row in measured(result)
     ]
+    if any("against_fp32" in row for row in rows):
+        columns |= {"against_fp32": "of FP32", "layers": "in INT8", "accuracy": "mAP50-95", "loss": "points lost"}
+        for row in rows:
+            found = row["verification"]["accuracy"]
+            accuracy = Accuracy(**found) if found else None
+            row["against_fp32"] = f"{row['against_fp32']:.2f}" if "against_fp32" in row else None
+            row["layers"] = "{} of {}".format(*row["int8_layers"]) if "int8_layers" in row else None
+            row["accuracy"] = accuracy and accuracy.kept
+            row["loss"] = accuracy and accuracy.lost
     note = "ms a batch; M parameters and GFLOPs, fused; T4: the paper's ms, TensorRT FP16, 1 x 640"
     return View(heading(result), columns, rows, [note])
 
@@ -39,19 +49,28 @@ def heading(result: dict[str, Any]) -> str:
 
 
 def kernels(result: dict[str, Any]) -> View:
-    """Kernels, attentions that are one kernel, and engine size of each model, stock's build beside ours."""
-    columns = {"model": "Model", "build": "Built by", "capability": "Compiled for", "kernels": "Kernels"}
-    columns |= {"fused": "Fused attentions", "size": "Engine (MB)"}
+    """Kernels, attentions that are one kernel, and engine size of each model, stock's build beside ours.
+
+    Where something was compiled in INT8, also the precision and the number of convolutions that are INT8 in the engine.
+    """
     rows = [
         row
         | {
             "fused": f"{row['fused_attentions']} of {row['attentions']}" if row["attentions"] else None,
             "size": round(row["engine_bytes"] / 1e6, 1),
+            "precision": row.get("precision", "fp16").upper(),
         }
         for row in measured(result)
     ]
+    quantised = any(row["precision"] == "INT8" for row in rows)
+    columns = {"model": "Model", "build": "Built by"}
+    columns |= {"precision": "Precision"} if quantised else {}
+    columns |= {"capability": "Compiled for", "kernels": "Kernels", "fused": "Fused attentions"}
+    columns |= {"int8_convolutions": "INT8 convolutions"} if quantised else {}
+    columns |= {"size": "Engine (MB)"}
     sizes = sorted({row["imgsz"] for row in rows})
-    return View(f"TensorRT-RTX, FP16, {' and '.join(map(str, sizes))} pixels", columns, rows)
+    precisions = [precision for precision in ("FP16", "INT8") if any(row["precision"] == precision for row in rows)]
+    return View(f"TensorRT-RTX, {' and '.join(precisions)}, {' and '.join(map(str, sizes))} pixels", columns, rows)
 
 
 def measured(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,10 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from yolov12_plugin.errors import printable
 from yolov12_plugin.training.presets import SCALES
 
 EACH = "{}"  # in the title of a column of mappings: each of their keys is a column of its own
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+PLAIN: dict[str, Any] = {"markup": False, "emoji": False}  # names of files may look like either
 MARKDOWN: dict[str, Any] = {"box": box.MARKDOWN, "padding": (0, 1)}
 
 
@@ -35,7 +37,7 @@ class View:
                 words = not columns or any(isinstance(value, str) and not value[:1].isdigit() for value in values)
                 table.add_column(name, justify="left" if words else "right", no_wrap=not columns)
                 digits = 2 if "ratio" in key else max(map(decimals, values), default=0)
-                columns.append([cell(value, digits) for value in values])
+                columns.append([printable(cell(value, digits)) for value in values])
         for cells in zip(*columns):
             table.add_row(*cells)
         return table
@@ -50,7 +52,7 @@ class View:
 
     def markdown(self) -> str:
         """The table alone, a row a line."""
-        console = Console(width=10_000, file=io.StringIO())
+        console = Console(width=10_000, file=io.StringIO(), **PLAIN)
         with console.capture() as captured:
             console.print(self.table(**MARKDOWN))
         return "\n".join(line.strip() for line in captured.get().splitlines() if line.strip()) + "\n"
@@ -61,8 +63,8 @@ class View:
             typer.echo(f"**{self.title}**\n\n{self.markdown()}")
         else:
             table = self.table(title=self.title, title_justify="left", **STYLE)
-            needed = Console(width=10_000).measure(table).minimum
-            Console(width=None if sys.stdout.isatty() else max(160, needed)).print(table)
+            needed = Console(width=10_000, **PLAIN).measure(table).minimum
+            Console(width=None if sys.stdout.isatty() else max(160, needed), **PLAIN).print(table)
         for note in self.notes:
             typer.echo(f"- {note}" if as_markdown else note)
 
