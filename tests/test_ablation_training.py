@@ -148,7 +148,13 @@ def test_results(trained):
     assert (out / "ablation.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in out.iterdir()) == ["a", "ablation.png", "b", "results.json", "results.md"]
     a, b, c = results["variants"]
-    assert a["converged"] and b["converged"] and c["converged"] is None and c["runs"] == [] and results["failed"] == []
+    assert (
+        a["losses_finite"]
+        and b["losses_finite"]
+        and c["losses_finite"] is None
+        and c["runs"] == []
+        and results["failed"] == []
+    )
     assert a["parameters"] == b["parameters"] > 10_000 and a["gflops"] > 0
     assert runs(results)["a"]["epochs"] == 2 and runs(results)["a"]["best"]["epoch"] in (1, 2)
     assert (a["ap_paper"], a["epochs"]) == (40.5, 2)
@@ -165,7 +171,7 @@ def test_results(trained):
 def test_finite_losses_are_not_called_convergence(trained):
     results = deepcopy(trained[1])
     shown = view(results)
-    assert "Converged" not in shown.columns.values() and shown.columns["converged"] == "Losses finite"
+    assert "Converged" not in shown.columns.values() and shown.columns["losses_finite"] == "Losses finite"
     said = "mAP 0 in every epoch, so nothing was learned that is seen yet: "
     for best in 0.0, 0.1:
         for run in (run for variant in results["variants"] for run in variant["runs"]):
@@ -277,13 +283,13 @@ def test_failures(folder, monkeypatch):
     lines = []
     results = train(table("tiny-missing", "tiny-bad", "tiny-c", "tiny-a"), lines=lines, epochs=1)
     found = runs(results)
-    assert results["failed"] == ["missing", "bad", "c"] and found["a"]["converged"]
+    assert results["failed"] == ["missing", "bad", "c"] and found["a"]["losses_finite"]
     for name, reason in {"missing": "tiny-missing.yaml", "bad": "area=0", "c": "KeyError: 'my own'"}.items():
-        assert found[name]["status"] == "failed" and found[name]["converged"] is False
+        assert found[name]["status"] == "failed" and found[name]["losses_finite"] is None
         assert reason in found[name]["reason"]
         assert sum(line.startswith(f"{name}: failed: ") for line in lines) == 1
         assert f"- {name}: failed: " in Path("out/results.md").read_text()
-    assert [row["Losses finite"] for row in cells("out/results.md").values()] == ["✗", "✗", "✗", "✓"]
+    assert [row["Losses finite"] for row in cells("out/results.md").values()] == ["failed", "failed", "failed", "✓"]
     assert all("\n" not in line for line in lines)
     before = files("out/a")
     monkeypatch.setattr(DetectionModel, "loss", loss)
@@ -314,11 +320,11 @@ def test_loss_that_is_not_finite(folder):
     lines = []
     results = train(table("tiny-lost", "tiny-a"), lines=lines)
     lost, good = runs(results)["lost"], runs(results)["a"]
-    assert (lost["status"], lost["converged"], good["converged"]) == ("did not converge", False, True)
+    assert (lost["status"], lost["losses_finite"], good["losses_finite"]) == ("losses not finite", False, True)
     assert "epoch 1, batch 1: the output of model.4 (A2C2f) is the first that is not finite" in lost["reason"]
     assert results["failed"] == ["lost"]
     assert results["variants"][0]["mAP50-95"] is None
-    assert "lost: did not converge: " in "\n".join(lines)
+    assert "lost: losses not finite: " in "\n".join(lines)
     before, lines = files("out"), []
     again = train(table("tiny-lost", "tiny-a"), lines=lines)
     assert files("out") == before and runs(again)["lost"] == lost and again["failed"] == ["lost"]
@@ -472,7 +478,7 @@ def test_killed_and_started_again(fork, folder):
         assert sorted(p.name for p in Path(f"out/{name}/weights").iterdir()) == ["best.pt", "last.pt"]
     results = json.loads(done.stdout.splitlines()[-1])
     assert {name: run["resumed"] for name, run in runs(results).items()} == {"a": 1, "b": 1, "c": 1}
-    assert all(run["converged"] for run in runs(results).values())
+    assert all(run["losses_finite"] for run in runs(results).values())
     assert "a: times that it was resumed: 1" in Path("out/results.md").read_text()
 
 
@@ -524,7 +530,7 @@ def test_interrupted_moved_and_gone_on_with(folder):
         train(table("tiny-a"), advance=interrupt(2))
     assert epochs("out/a") == [1]
     record = json.loads(Path("out/results.json").read_text())
-    assert runs(record)["a"]["status"] == "unfinished" and runs(record)["a"]["converged"] is None
+    assert runs(record)["a"]["status"] == "unfinished" and runs(record)["a"]["losses_finite"] is None
     shutil.move("out", "moved")
     lines = []
     results = train(table("tiny-a"), out="moved", lines=lines)

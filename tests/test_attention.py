@@ -31,7 +31,7 @@ def clean():
     """No choice made so far is remembered, nor afterwards."""
 
     def clear():
-        for function in choose, find_flash, module._is_installed, module._say:
+        for function in choose, find_flash, module._is_installed, module.say_once:
             function.cache_clear()
 
     clear()

@@ -236,3 +236,16 @@ def test_environment(value, on, run):
     print(checkpointing.current())
     """
     assert run(textwrap.dedent(code), YOLO12_CHECKPOINT=value).stdout.endswith(f"{on}\n")
+
+
+@pytest.mark.parametrize("value, lines", [("1", 1), ("0", 0)])
+def test_the_environment_is_said_to_take_effect(value, lines, fork):
+    code = """
+    import torch, yolov12_plugin as y12
+    from ultralytics.utils import LOGGER
+    block = y12.A2C2f(64, 64, area=4).train()
+    for _ in range(2):
+        block(torch.rand(2, 64, 8, 8))
+    """
+    done = fork(textwrap.dedent(code), YOLO12_CHECKPOINT=value)
+    assert (done.stdout + done.stderr).count("YOLO12_CHECKPOINT=1") == lines

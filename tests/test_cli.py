@@ -238,6 +238,7 @@ def test_names_of_files_are_no_markup():
         (["export-triton", "emptydir", "out"], "emptydir is a folder, and not of an exported model: those end as in best_ncnn_model"),
         (["export-deepstream", "missing.pt", "out"], "missing.pt does not exist: check the path"),
         (["doctor", "yolov12n_turbo.pt"], "'yolov12n_turbo.pt' does not exist; did you mean yolov12n-turbo.pt?"),
+        (["doctor", "yolov12n.yaml"], "yolov12n.yaml is no checkpoint but a YAML, which has no weights: give a .pt file"),
         (["paper", "ablation", "table1"], "table1 is no ablation: see `yolov12 paper table1`; ablations are table2, "),
         (["paper", "ablation", "figure4"], "figure4 is no ablation: see `yolov12 paper figure4`; ablations are table2, "),
         (["paper", "ablation", "9"], "no ablation is named '9'; ablations are table2, "),

@@ -1,15 +1,25 @@
 """Choices of a user for a process, for a `with` block, or by the environment."""
 
+import functools
+import logging
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from yolov12_plugin.autoload import OFF, setting
 
+LOGGER = logging.getLogger("ultralytics")  # says its lines where and when Ultralytics says its own
+
 
 def is_on(variable: str) -> bool:
     """Whether a variable of the environment switches something on: set, and none of off, 0, false, no."""
     return setting(variable).lower() not in ("", *OFF)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Say what a switch does when it first takes effect in a process."""
+    LOGGER.info(message)
 
 
 class Switch:

@@ -121,6 +121,8 @@ def models_of(ckpt: dict[str, Any]) -> list[nn.Module]:
 def _check_archive(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder: give the .pt file in it")
+    if path.suffix in (".yaml", ".yml"):
+        raise CheckpointError(f"{path} is no checkpoint but a YAML, which has no weights: give a .pt file")
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: check the path")
     if not zipfile.is_zipfile(path):

@@ -3,7 +3,6 @@
 import functools
 import importlib
 import inspect
-import logging
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -16,9 +15,7 @@ from torch.autograd import forward_ad
 
 from yolov12_plugin.autoload import setting
 from yolov12_plugin.errors import SettingError
-from yolov12_plugin.switches import Switch
-
-LOGGER = logging.getLogger("ultralytics")  # says its lines where and when Ultralytics says its own
+from yolov12_plugin.switches import LOGGER, Switch, say_once
 
 BACKENDS = ("auto", "flash", "sdpa", "math")
 
@@ -142,7 +139,7 @@ def _by_backend(q: Tensor, k: Tensor, v: Tensor, scale: float | None, name: str,
         name = "sdpa"
     elif name in ("sdpa", "math"):
         if name == attention_backend.default and not recorded:
-            _say(f"attention: {name} (YOLO12_ATTENTION={name})")
+            say_once(f"attention: {name} (YOLO12_ATTENTION={name})")
     else:
         case = Case.of(q)._replace(biased=bias is not None)
         name = choose(name, case)
@@ -208,7 +205,7 @@ def choose(backend: str, case: Case) -> str:
     if function is None and backend == "flash":
         raise RuntimeError(f"attention backend 'flash' cannot run here: {why}; available here: auto, sdpa, math")
     name = "flash" if function else "sdpa"
-    _say(f"attention: {name} on {case.device}, {_name(case.dtype)}" + (f" ({why})" if case.capability else ""))
+    say_once(f"attention: {name} on {case.device}, {_name(case.dtype)}" + (f" ({why})" if case.capability else ""))
     return name
 
 
@@ -304,11 +301,6 @@ def _is_installed(flash: Flash) -> bool:
     if spec and submodule:  # looked up without importing the package
         spec = PathFinder.find_spec(flash.module, spec.submodule_search_locations)
     return spec is not None
-
-
-@functools.cache
-def _say(message: str) -> None:
-    LOGGER.info(message)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -9,8 +9,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
+from yolov12_plugin.autoload import setting
 from yolov12_plugin.nn.attention import attention_backend, is_recorded, is_transformed
-from yolov12_plugin.switches import Switch, is_on
+from yolov12_plugin.switches import Switch, is_on, say_once
 
 
 class checkpointing(Switch):
@@ -52,6 +53,10 @@ def checkpointed(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tens
         raise RuntimeError(
             "checkpointing cannot be right with SyncBatchNorm, whose processes would wait for each other in the "
             "backward pass: switch one of them off (YOLO12_CHECKPOINT=0)"
+        )
+    if checkpointing.default:
+        say_once(
+            f"checkpointing: attention blocks keep their input alone (YOLO12_CHECKPOINT={setting('YOLO12_CHECKPOINT')})"
         )
     before, backend, again = _State(block), attention_backend.current(), False
 

@@ -49,11 +49,11 @@ OURS = (
 )
 # What changes no result, so that others may go on with a folder.
 INDIFFERENT = ("device", "workers", "cache", "plots", "verbose", "save_period")
-DIVERGED = "did not converge"
+NOT_FINITE = "losses not finite"
 Record = dict[str, Any]
 
 
-class DidNotConverge(RuntimeError):
+class LossesNotFinite(RuntimeError):
     """A training lost its numbers; the message is one line with where."""
 
 
@@ -103,7 +103,7 @@ def train_ablation(
 
     `out` gets a run folder for each training (SLUG, and SLUG-seedN for a seed other than 0), and `results.json`, which
     is what is returned, `results.md` and `ablation.png`, anew after each. The same call again goes on, however the
-    first was ended: what is finished or did not converge stays as it is, what was begun goes on from its last.pt, and
+    first was ended: what is finished or lost its numbers stays as it is, what was begun goes on from its last.pt, and
     what failed is tried again. Other variants and seeds are added to the folder.
 
     `epochs` stands for the paper's 600: of Table 5c, whose variable they are, 300, 500, 600 and 800 become as many in
@@ -334,13 +334,13 @@ def try_out(
     runs = {run["seed"]: run for run in variant["runs"]}
     run = runs.setdefault(trial.seed, {"seed": trial.seed, "folder": trial.name, "status": "unfinished", "resumed": 0})
     variant["runs"] = [runs[seed] for seed in sorted(runs)]
-    before = run["status"] == DIVERGED and trial.folder.exists()
+    before = run["status"] == NOT_FINITE and trial.folder.exists()
     try:
         put_back(trial.folder)
         finished = before or trial.is_finished
         begun = 0 if finished else trial.begun
     except (NotRunnable, OSError, MemoryError) as e:  # tried again with the next call
-        run |= {"status": "failed", "reason": first_line(e), "converged": False}
+        run |= {"status": "failed", "reason": first_line(e), "losses_finite": None}
         report(f"{trial.name}: {said(run)}")
         results["failed"].append(trial.name)
         write_results(out, results)
@@ -353,7 +353,7 @@ def try_out(
         again = ", from the start again" if trial.folder.exists() else ""
         report(f"{trial.name}: {trial.epochs} epochs of {trial.variant.model}.yaml{again}")
     if not finished:
-        run |= {"status": "unfinished", "converged": None, "reason": None, **scores(trial.folder)}
+        run |= {"status": "unfinished", "losses_finite": None, "reason": None, **scores(trial.folder)}
         write_results(out, results)
     guard = TrainingGuard()
     try:
@@ -365,17 +365,17 @@ def try_out(
         if not before:
             check_losses(trial.folder)
             run |= {"status": "trained", "reason": None}
-    except DidNotConverge as e:
-        run |= {"status": DIVERGED, "reason": str(guard.found[0] if guard.found else e)}
+    except LossesNotFinite as e:
+        run |= {"status": NOT_FINITE, "reason": str(guard.found[0] if guard.found else e)}
     except Exception as e:
         kind = "" if isinstance(e, NotRunnable | OSError) else f"{type(e).__name__}: "
         run |= {"status": "failed", "reason": kind + first_line(e)}
     gc.collect()  # a trainer is in cycles, and holds the memory of a GPU
-    run |= {"converged": run["status"] == "trained", **scores(trial.folder)}
+    run |= {"losses_finite": {"trained": True, NOT_FINITE: False}.get(run["status"]), **scores(trial.folder)}
     report(f"{trial.name}: {'before: ' if finished else ''}{said(run)}")
     if before:
         report(f"{trial.name}: is trained again if you delete {trial.folder}")
-    if not run["converged"]:
+    if not run["losses_finite"]:
         results["failed"].append(trial.name)
     write_results(out, results)
     return not finished
@@ -392,7 +392,7 @@ def train(trial: Trial, begun: int, arguments: Record, guard: TrainingGuard, adv
     """Train by stock Ultralytics, from last.pt where it has `begun`.
 
     Raises:
-        DidNotConverge: the loss was not finite as the training failed.
+        LossesNotFinite: the loss was not finite as the training failed.
         NotRunnable: the batch does not fit into memory.
     """
 
@@ -418,7 +418,7 @@ def train(trial: Trial, begun: int, arguments: Record, guard: TrainingGuard, adv
     except Exception as e:
         loss = getattr(model.trainer, "loss", None)
         if loss is not None and not torch.isfinite(loss):
-            raise DidNotConverge(first_line(e)) from e
+            raise LossesNotFinite(first_line(e)) from e
         raise
 
 
@@ -432,12 +432,12 @@ def settle(trial: Trial) -> None:
 
 
 def check_losses(folder: Path) -> None:
-    """Raises DidNotConverge where a training lost its numbers, and Ultralytics went on all the same."""
+    """Raises LossesNotFinite where a training lost its numbers, and Ultralytics went on all the same."""
     [run] = read_runs([f"{folder.name}={folder}"])
     numbers = [values for key, values in run.columns.items() if key.startswith(("train/", "metrics/"))]
     bad = ~np.all(np.isfinite(numbers), axis=0)
     if bad.any():
-        raise DidNotConverge(f"the loss is not finite in epoch {run.epochs[bad.argmax()]:g}")
+        raise LossesNotFinite(f"the loss is not finite in epoch {run.epochs[bad.argmax()]:g}")
 
 
 def curve(folder: Path) -> Run | None:
@@ -505,8 +505,8 @@ def write_results(out: Path, results: Record) -> None:
     """Write record and table, each whole or as it was."""
     for variant in results["variants"]:
         ended = [run for run in variant["runs"] if run["status"] != "unfinished"]
-        trained = [run for run in ended if run["converged"]]
-        variant["converged"] = len(trained) == len(ended) if ended else None
+        trained = [run for run in ended if run["losses_finite"]]
+        variant["losses_finite"] = len(trained) == len(ended) if ended else None
         for key in METRICS:
             variant[key] = mean([run["best"][key] for run in trained])
         variant["last"] = mean([run["last"]["mAP50-95"] for run in trained])
@@ -541,7 +541,7 @@ COLUMNS = {
     "last": "mAP50-95, last",
     "best_epoch": "Best epoch",
     "seconds_per_epoch": "s/epoch",
-    "converged": "Losses finite",
+    "losses_finite": "Losses finite",
     "ap_paper": "COCO AP (paper)",
     "converges_paper": "Converges (paper)",
 }
@@ -556,8 +556,8 @@ def view(results: Record) -> View:
     rows = []
     for variant in results["variants"]:
         runs = variant["runs"]
-        marks = [{True: "✓", False: "✗"}.get(run["converged"], run["status"]) for run in runs]
-        each = [str(percent(run["best"]["mAP50-95"])) if run["converged"] else "–" for run in runs]
+        marks = [{True: "✓", False: "✗"}.get(run["losses_finite"], run["status"]) for run in runs]
+        each = [str(percent(run["best"]["mAP50-95"])) if run["losses_finite"] else "–" for run in runs]
         took = variant["seconds_per_epoch"]
         rows.append(
             variant
@@ -565,9 +565,9 @@ def view(results: Record) -> View:
             | {
                 "parameters": variant["parameters"] and round(variant["parameters"] / 1e6, 1),
                 "each": ", ".join(each) if len(runs) > 1 else None,
-                "best_epoch": ", ".join(str(run["best"]["epoch"]) for run in runs if run["converged"]) or None,
+                "best_epoch": ", ".join(str(run["best"]["epoch"]) for run in runs if run["losses_finite"]) or None,
                 "seconds_per_epoch": took and round(took, 1),
-                "converged": " ".join(marks) or "not trained",
+                "losses_finite": " ".join(marks) or "not trained",
             }
         )
     number = results["ablation"].removeprefix("table")
@@ -588,7 +588,7 @@ def notes(results: Record) -> list[str]:
         "Losses finite: no loss and no metric was NaN or infinite. That is less than the paper's convergence, which is "
         f"that of {EPOCHS} epochs on COCO."
     )
-    if nothing := [run["folder"] for run in runs if run["converged"] and not run["best"]["mAP50-95"]]:
+    if nothing := [run["folder"] for run in runs if run["losses_finite"] and not run["best"]["mAP50-95"]]:
         lines.append(f"mAP 0 in every epoch, so nothing was learned that is seen yet: {', '.join(nothing)}.")
     lines += [f"{run['folder']}: {said(run)}" for run in runs if run["status"] != "trained"]
     return lines + [f"{run['folder']}: times that it was resumed: {run['resumed']}" for run in runs if run["resumed"]]

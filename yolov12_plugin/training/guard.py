@@ -24,7 +24,7 @@ from yolov12_plugin.autoload import setting
 from yolov12_plugin.errors import first_line
 from yolov12_plugin.files import write_text
 from yolov12_plugin.nn.attention import is_compiling
-from yolov12_plugin.switches import is_on
+from yolov12_plugin.switches import is_on, say_once
 from yolov12_plugin.training.nonfinite import NonFinite, advise, finite, first_nonfinite, nonfinite_gradient, tensors
 
 NEW = ".new"  # hidden, so that no search for last.pt finds what is being written
@@ -108,7 +108,7 @@ class TrainingGuard:
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         self._restart()
         if self.switched_on:
-            _say_that_it_is_on(setting("YOLO12_GUARD"))
+            say_once(f"yolov12-plugin: trainings are guarded (YOLO12_GUARD={setting('YOLO12_GUARD')})")
         self._watch(trainer)
         trainer.preprocess_batch = partial(self._preprocess, trainer.preprocess_batch)
         trainer.optimizer_step = partial(self._step, trainer, trainer.optimizer_step)
@@ -329,11 +329,6 @@ def drop_rows(csv: Path, after: int) -> None:
         if whole and int(cells[0]) <= after:
             rows[int(cells[0])] = line
     write_text(csv, "".join([*lines[:1], *rows.values()]))
-
-
-@functools.cache
-def _say_that_it_is_on(value: str) -> None:
-    LOGGER.info(f"yolov12-plugin: trainings are guarded (YOLO12_GUARD={value})")
 
 
 def add_guard(stock: Callable[[], Any]) -> Callable[[], Any]:
