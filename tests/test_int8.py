@@ -29,19 +29,23 @@ quantises = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def train(name, dataset, folder, epochs=45):
     """A folder with a model that has learned something of the shapes, as best.pt, and a YAML of what it was shown."""
-    folder = tmp_path_factory.mktemp("int8")
-    model = YOLO("yolov12n.yaml", verbose=False)
+    model = YOLO(name, verbose=False)
     fixed = dict(mosaic=0, optimizer="AdamW", lr0=2e-3, warmup_epochs=1, seed=0, device="cpu", workers=0)
-    options = dict(imgsz=IMGSZ, epochs=45, batch=8, val=False, plots=False, verbose=False, project=str(folder))
-    model.train(data="shapes.yaml", **fixed, **options)
+    options = dict(imgsz=IMGSZ, epochs=epochs, batch=8, val=False, plots=False, verbose=False, project=str(folder))
+    model.train(data=dataset, **fixed, **options)
     Path(model.trainer.last).rename(folder / "best.pt")
-    shown = check_det_dataset("shapes.yaml")
-    data = {"path": str(shown["path"]), "train": "images/train", "val": "images/train", "names": shown["names"]}
+    shown = check_det_dataset(dataset)
+    data = {key: shown[key] for key in ("names", "kpt_shape") if key in shown}
+    data |= {"path": str(shown["path"]), "train": "images/train", "val": "images/train"}
     (folder / "data.yaml").write_text(yaml.safe_dump(data))
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train("yolov12n.yaml", "shapes.yaml", tmp_path_factory.mktemp("int8"))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,24 @@ def test_a_ruined_file_passes_on_no_images(ruin, trained, quantised, tmp_path):
         checked = y12.verify_export(trained / "best.pt", file, precision="int8", **images)
         assert not checked, checked
     assert not y12.verify_export(trained / "best.pt", file, precision="int8", data=trained / "data.yaml")
+
+
+@pytest.mark.train
+@pytest.mark.export
+@pytest.mark.parametrize(
+    "task, metric, of", [("seg", "mask mAP50-95", "model.21.proto.cv3."), ("pose", "pose mAP50-95", "model.21.cv4.")]
+)
+def test_masks_and_keypoints_are_judged_and_not_their_boxes_alone(task, metric, of, tmp_path):
+    train(f"yolov12n-{task}.yaml", f"shapes-{task}.yaml", tmp_path, epochs=25)
+    file = YOLO(tmp_path / "best.pt").export(format="onnx", imgsz=IMGSZ, verbose=False)
+    kept = y12.verify_export(tmp_path / "best.pt", file, precision="int8", data=tmp_path / "data.yaml")
+    assert kept and kept.accuracy.metric == metric and kept.accuracy.model > 0.05, kept
+    graph = onnx.load(file)
+    for weights in graph.graph.initializer:
+        if weights.name.startswith(of):
+            weights.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weights), weights.name))
+    onnx.save(graph, file)
+    assert not y12.verify_export(tmp_path / "best.pt", file, precision="int8", data=tmp_path / "data.yaml")
 
 
 @quantises

@@ -16,6 +16,9 @@ from yolov12_plugin.images import images_in
 from yolov12_plugin.nets import channels, is_classifier
 
 RESAMPLES = 200
+# What counts as found in Ultralytics' statistics, and its name: a box is no measure of its mask or keypoints.
+JUDGED = {"segment": ("tp_m", "mask mAP50-95"), "pose": ("tp_p", "pose mAP50-95"), "classify": ("", "top-1")}
+BOXES = "tp", "mAP50-95"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Accuracy:
     The interval is that of 200 resamplings of the images, each scored for both.
     """
 
-    metric: str  # mAP50-95, or top-1
+    metric: str  # mAP50-95 of boxes, masks or poses, or top-1
     images: int
     model: float
     file: float
@@ -113,7 +116,7 @@ def compare_accuracy(
     draws = [random.integers(count, size=count) for _ in range(max(20, min(RESAMPLES, 100_000 // count)))]
     lost = [_score(ours, draw) - _score(theirs, draw) for draw in draws]
     low, high = np.percentile(lost, (2.5, 97.5))
-    metric = "top-1" if is_classifier(net.model[-1]) else "mAP50-95"  # type: ignore[index]
+    metric = JUDGED.get(str(net.task), BOXES)[1]
     return Accuracy(metric, count, _score(ours, every), _score(theirs, every), float(low), float(high))
 
 
@@ -132,7 +135,9 @@ def by_image(net: Any, data: str, imgsz: int, device: str, artefact: Path | None
                     kept.extend((found[:, 0] == wanted.flatten()).tolist())
             else:
                 stats = self.metrics.stats
-                kept.extend(zip(stats["tp"], stats["conf"], stats["pred_cls"], stats["target_cls"]))
+                kept.extend(
+                    zip(stats[JUDGED.get(task, BOXES)[0]], stats["conf"], stats["pred_cls"], stats["target_cls"])
+                )
             return super().get_stats()
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

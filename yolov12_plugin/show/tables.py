@@ -26,7 +26,9 @@ def latencies(result: dict[str, Any]) -> View:
         for row in measured(result)
     ]
     if any("against_fp32" in row for row in rows):
-        columns |= {"against_fp32": "of FP32", "layers": "in INT8", "accuracy": "mAP50-95", "loss": "points lost"}
+        judged = {row["verification"]["accuracy"]["metric"] for row in rows if row["verification"]["accuracy"]}
+        columns |= {"against_fp32": "of FP32", "layers": "in INT8"}
+        columns |= {"accuracy": " or ".join(sorted(judged)), "loss": "points lost"}
         for row in rows:
             found = row["verification"]["accuracy"]
             accuracy = Accuracy(**found) if found else None
