@@ -411,6 +411,18 @@ def done(which: Sequence[str], of: Iterable[str]) -> str:
     return "yes" if list(which) == list(of) else listed(which) if which else "–"
 
 
+def every_model() -> str:
+    """The models that do not pass on a runtime, and why."""
+    found = record("every-model")["rows"]
+    lines = [
+        (row["model"], *("passes" if row[r]["passed"] else row[r]["note"] or "differs" for r in ("onnxruntime", "openvino")))
+        for row in found
+        if not (row["onnxruntime"]["passed"] and row["openvino"]["passed"])
+    ]
+    passing = len(found) - len(lines)
+    return rows((f"{passing} of {len(found)} pass on both; the others:", "ONNX Runtime", "OpenVINO"), *lines)
+
+
 def memory() -> str:
     found = {(row["what"], row["imgsz"], row["model"]): row for row in record("attention-cpu")["rows"]}
     kinds = {"sdpa": "{}, {} pixels", "checkpointing": "the same with `checkpointing()`"}
@@ -497,7 +509,7 @@ BLOCKS = {
         *(aot, aot_int8, fused, cpu),
         *(int8, int8_neon, int8_speed, int8_unsigned, qat, onnx_time, cpu_against_stock, memory, kept, startup),
         *(table3, table2, table2_trained, yolo26, published, cpu_large, e2e, neon, tasks, many_classes),
-        *(conformance, suite, formats, hostile, leaks),
+        *(conformance, suite, formats, every_model, hostile, leaks),
     )
 }
 
