@@ -45,6 +45,17 @@ def threads():
     torch.set_num_threads(1)  # the workers of pytest-xdist share the cores
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """What a test writes into the environment, as commands do in this process, does not reach the tests after it."""
+    before = dict(os.environ)
+    try:
+        return (yield)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture
 def run(tmp_path):
     """Run Python code, or a command given as a list, in a process of its own from an empty folder."""
