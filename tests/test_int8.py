@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from ultralytics.utils import ASSETS
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.bench import Protocol, against_fp32
-from yolov12_plugin.deploy.accuracy import Accuracy, _score
+from yolov12_plugin.deploy.accuracy import Accuracy, _score, compare_accuracy
 from yolov12_plugin.deploy.verify import LIMITS, Verification, _at_least, judge_accuracy
 from yolov12_plugin.errors import NotRunnable
 
@@ -284,3 +285,8 @@ def test_the_bound_of_a_share(hits_of):
 
 def test_top_1_of_a_classifier():
     assert _score([True, False, True, True], np.arange(4)) == 0.75
+
+
+def test_a_task_without_a_measure_is_refused():
+    with pytest.raises(NotRunnable, match="a model of the task semantic is not judged on a dataset: leave out data=x"):
+        compare_accuracy(SimpleNamespace(task="semantic"), Path("x.onnx"), "x.yaml", 64)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
+from ultralytics.utils import ROOT as ultralytics_root
 
 import yolov12_plugin as y12
 from yolov12_plugin import names
@@ -85,6 +86,17 @@ def test_every_head_passes_and_differs_from_another(name, models, export):
     assert (checked := y12.verify_export(models(name), file)), checked
     other = y12.verify_export(models(name, 1), file)
     assert not other and other.diverging.startswith("output0"), other
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("name", ["yolo26n-sem", "yolo26n-depth"])
+def test_maps_of_classes_and_of_depth(name, models, export):
+    if not list((ultralytics_root / "cfg/models").rglob(f"{name.replace('26n', '26')}.yaml")):
+        pytest.skip("this Ultralytics has no such model")
+    file = export(name)
+    assert (checked := y12.verify_export(models(name), file)), checked
+    other = y12.verify_export(models(name, 1), file)
+    assert not other and other.diverging.startswith("output0 differs by"), other
 
 
 @pytest.mark.export

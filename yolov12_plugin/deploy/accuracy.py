@@ -17,8 +17,13 @@ from yolov12_plugin.nets import channels, is_classifier
 
 RESAMPLES = 200
 # What counts as found in Ultralytics' statistics, and its name: a box is no measure of its mask or keypoints.
-JUDGED = {"segment": ("tp_m", "mask mAP50-95"), "pose": ("tp_p", "pose mAP50-95"), "classify": ("", "top-1")}
-BOXES = "tp", "mAP50-95"
+JUDGED = {
+    "detect": ("tp", "mAP50-95"),
+    "obb": ("tp", "mAP50-95"),
+    "segment": ("tp_m", "mask mAP50-95"),
+    "pose": ("tp_p", "pose mAP50-95"),
+    "classify": ("", "top-1"),
+}
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,11 @@ def compare_accuracy(
         validate: `by_image` of the network, where it need not be done again for each file.
 
     Raises:
-        NotRunnable: the dataset is not there or has no labels, or the runtime fails.
+        NotRunnable: the dataset is not there or has no labels, the task has no measure here, or the runtime fails.
     """
     size = imgsz if isinstance(imgsz, int) else max(imgsz)
+    if net.task not in JUDGED:
+        raise NotRunnable(f"a model of the task {net.task} is not judged on a dataset: leave out data={data}")
     try:
         ours = (validate or partial(by_image, net))(str(data), size, device)
         theirs = by_image(net, str(data), size, device, artefact)
@@ -116,7 +123,7 @@ def compare_accuracy(
     draws = [random.integers(count, size=count) for _ in range(max(20, min(RESAMPLES, 100_000 // count)))]
     lost = [_score(ours, draw) - _score(theirs, draw) for draw in draws]
     low, high = np.percentile(lost, (2.5, 97.5))
-    metric = JUDGED.get(str(net.task), BOXES)[1]
+    metric = JUDGED[str(net.task)][1]
     return Accuracy(metric, count, _score(ours, every), _score(theirs, every), float(low), float(high))
 
 
@@ -135,9 +142,7 @@ def by_image(net: Any, data: str, imgsz: int, device: str, artefact: Path | None
                     kept.extend((found[:, 0] == wanted.flatten()).tolist())
             else:
                 stats = self.metrics.stats
-                kept.extend(
-                    zip(stats[JUDGED.get(task, BOXES)[0]], stats["conf"], stats["pred_cls"], stats["target_cls"])
-                )
+                kept.extend(zip(stats[JUDGED[task][0]], stats["conf"], stats["pred_cls"], stats["target_cls"]))
             return super().get_stats()
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -242,7 +242,7 @@ def read_images(size: tuple[int, int], source: Sequence[str | Path] | None = Non
 @torch.no_grad()
 def responds(model: nn.Module, images: Tensor) -> bool:
     """Whether a network's outputs depend on the image."""
-    out = as_list(exportable(model, tuple(images.shape[-2:]))(images))[0]  # type: ignore[arg-type]
+    out = as_list(exportable(model, tuple(images.shape[-2:]))(images))[0].float()  # type: ignore[arg-type]
     return bool((out - out.mean(0)).square().mean() > (LIVE**2) * out.square().mean())
 
 
@@ -294,7 +294,8 @@ def verify(
     device = next(net.parameters()).device
     head: Any = net.model[-1]  # type: ignore[index]
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _selecting(head) as offered:
-        wanted = [out.float().cpu() for out in as_list(net(images.to(device)))]
+        outputs = as_list(net(images.to(device)))
+    wanted, maps = [out.float().cpu() for out in outputs], [not out.is_floating_point() for out in outputs]
     found = session(images)
     names = session.output_names or [f"output{i}" for i in range(len(found))]
     in_rows = session.metadata.get("layout") == ROWS
@@ -308,6 +309,8 @@ def verify(
             _diverges(result, f"{name} holds NaN or infinity")
         elif is_classifier(head):
             _compare_classes(result, name, a, b)
+        elif maps[i]:
+            _compare_map(result, name, a, b)
         elif i > 0 or not is_detector(head):  # prototypes of masks, maps of other tasks
             _near(result, name, a, b)
         elif is_dense(head) and a.shape == b.shape:
@@ -371,6 +374,16 @@ def _compare_classes(result: Verification, name: str, a: Tensor, b: Tensor) -> N
     _check(result, f"{name} (probabilities) differs", result.score, result.limits.score)
     _check_matched(result, name)
     return _near(result, name, a, b, result.limits.rounding)
+
+
+def _compare_map(result: Verification, name: str, a: Tensor, b: Tensor) -> None:
+    """Pixel by pixel, of a map of classes: a number of a class is no measure of an error."""
+    if a.shape != b.shape:
+        return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    if (a == a.flatten()[0]).all():
+        result.note = result.note or f"{name} has one class everywhere, so this shows little: is the model trained?"
+    result.relative[name] = (a != b).float().mean().item()
+    return _check(result, f"{name} differs", result.relative[name], 1 - result.limits.matched, " of its pixels")
 
 
 def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Tensor) -> None:
