@@ -204,7 +204,7 @@ def killed(work: Work, seconds: float, tries: int, dice: random.Random) -> Row:
     with place() as folder:
         for i in range(tries):
             if i % 2 == 0:
-                discard(folder / work.result)
+                discard(folder / Path(work.result).parts[0])
             number = started(work, folder)
             if i % 4 < 2:
                 time.sleep(dice.uniform(0, seconds))

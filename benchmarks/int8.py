@@ -1,6 +1,7 @@
 """What INT8 costs and gives: mAP lost, layers left in float and time, of models trained on shapes, others' beside them.
 
-Trainings are kept in FOLDER and not repeated; those of S and larger compute in bfloat16.
+Trainings are kept in FOLDER and not repeated; those of S, of larger models and of
+segmenters compute in bfloat16.
 """
 
 import argparse
@@ -27,24 +28,26 @@ from yolov12_plugin.deploy.verify import read_images
 
 ROOT = Path(__file__).resolve().parent.parent
 IMGSZ = 160  # of the drawn images
-EPOCHS = {"yolov12s": 60, "yolov12m": 40, "yolov12l": 40, "yolov12x": 30}  # 80 of those not named
-MODELS = ["yolov12n", "yolov12n-turbo", "yolov12n-residual", *EPOCHS, "yolo12n", "yolo11n", "yolo26n"]
+LARGE = {"yolov12s": 60, "yolov12m": 40, "yolov12l": 40, "yolov12x": 30}  # epochs
+MASKS = {"yolov12n-seg": 40, "yolo11n-seg": 40}
+EPOCHS = LARGE | MASKS  # 80 of those not named
+MODELS = ["yolov12n", "yolov12n-turbo", "yolov12n-residual", *LARGE, "yolo12n", "yolo11n", "yolo26n"]
 TIMED = ["yolo11n", "yolo12n", "yolov12n", "yolov12s"]
 RUNTIMES = ["onnxruntime", "openvino"]
-PARTS = ["accuracy", "speed", "unsigned", "training"]
+PARTS = ["accuracy", "speed", "unsigned", "training", "masks"]
 UNSIGNED = ["yolov12n", "yolo11n"]
 QUANTISED = ["yolov12n", "yolov12n-turbo", "yolo11n"]  # trained on with quantize=8
 
 
-def larger(folder: Path) -> Path:
-    """A YAML of shapes.yaml drawn with more images, of which 80 to validate on."""
-    text = (ROOT / "cfg/datasets/shapes.yaml").read_text(encoding="utf-8")
+def larger(name: str, folder: Path) -> Path:
+    """A YAML of shapes drawn with more images, of which 80 to validate on."""
+    text = (ROOT / f"cfg/datasets/{name}.yaml").read_text(encoding="utf-8")
     place = f"path: {yaml.safe_load(text)['path']}"
-    for old, new in (place, f"path: {folder / 'shapes'}"), ("train=64, val=16", "train=128, val=80"):
+    for old, new in (place, f"path: {folder / name}"), ("train=64, val=16", "train=128, val=80"):
         if text.count(old) != 1:
-            raise ValueError(f"shapes.yaml has {old!r} {text.count(old)} times instead of once")
+            raise ValueError(f"{name}.yaml has {old!r} {text.count(old)} times instead of once")
         text = text.replace(old, new)
-    file = folder / "shapes80.yaml"
+    file = folder / f"{name}80.yaml"
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -112,15 +115,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    data = larger(folder)
+    data, masks = larger("shapes", folder), larger("shapes-seg", folder)
     check_det_dataset(str(data))
-    files = {name: trained(name, data, folder) for name in args.models}
+    files = {name: trained(name, data, folder) for name in args.models} if args.parts != ["masks"] else {}
     record = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     judged = Protocol(imgsz=IMGSZ, int8=str(data), runs=args.runs, warmup=3)
     large = replace(judged, imgsz=640)
     for part in args.parts:
         if part == "training":
             record[part] = [quantised(name, files[name], data, folder, 20) for name in QUANTISED if name in files]
+        elif part == "masks":
+            chosen = [str(trained(name, masks, folder)) for name in MASKS]
+            record[part] = bench(chosen, RUNTIMES, replace(judged, int8=str(masks)), report=print)
         elif part == "unsigned":
             chosen = [str(files[name]) for name in UNSIGNED if name in files]
             with unsigned():

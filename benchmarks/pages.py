@@ -237,13 +237,23 @@ def int8() -> str:
 
 def int8_neon() -> str:
     """What a model loses in INT8 on photographs."""
-    found = [row for row in record("int8-neon")["rows"] if "int8_layers" in row]
+    return lost(record("int8-neon")["rows"])
+
+
+def int8_masks() -> str:
+    """What a segmenter's masks lose in INT8."""
+    return lost(record("int8")["masks"]["rows"])
+
+
+def lost(measured: Sequence[dict[str, Any]]) -> str:
+    found = [row for row in measured if "int8_layers" in row]
     judged = {(row["model"], row["runtime"]): Accuracy(**row["verification"]["accuracy"]) for row in found}
     lines = []
     for model in dict.fromkeys(model for model, _ in judged):
         on = [judged[model, runtime] for runtime in ("onnxruntime", "openvino")]
         lines.append((model, f"{100 * on[0].model:.1f}", *(accuracy.lost for accuracy in on)))
-    return rows(("", "mAP50-95", "points lost (95 %), ONNX Runtime", "points lost (95 %), OpenVINO"), *lines)
+    head = listed(sorted({accuracy.metric for accuracy in judged.values()}))
+    return rows(("", head, "points lost (95 %), ONNX Runtime", "points lost (95 %), OpenVINO"), *lines)
 
 
 def int8_speed() -> str:
@@ -415,7 +425,10 @@ def every_model() -> str:
     """The models that do not pass on a runtime, and why."""
     found = record("every-model")["rows"]
     lines = [
-        (row["model"], *("passes" if row[r]["passed"] else row[r]["note"] or "differs" for r in ("onnxruntime", "openvino")))
+        (
+            row["model"],
+            *("passes" if row[r]["passed"] else row[r]["note"] or "differs" for r in ("onnxruntime", "openvino")),
+        )
         for row in found
         if not (row["onnxruntime"]["passed"] and row["openvino"]["passed"])
     ]
@@ -507,7 +520,19 @@ BLOCKS = {
     for f in (
         *(models, cards, detectors, patches, stability, finetune, shapes, kills, training, training_shapes),
         *(aot, aot_int8, fused, cpu),
-        *(int8, int8_neon, int8_speed, int8_unsigned, qat, onnx_time, cpu_against_stock, memory, kept, startup),
+        *(
+            int8,
+            int8_neon,
+            int8_masks,
+            int8_speed,
+            int8_unsigned,
+            qat,
+            onnx_time,
+            cpu_against_stock,
+            memory,
+            kept,
+            startup,
+        ),
         *(table3, table2, table2_trained, yolo26, published, cpu_large, e2e, neon, tasks, many_classes),
         *(conformance, suite, formats, every_model, hostile, leaks),
     )

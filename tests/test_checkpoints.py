@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 import shutil
 import sys
@@ -613,6 +614,14 @@ def test_another_checkpoint_is_replaced_by_force_alone(tmp_path):
         y12.convert(tmp_path / "a.pt", tmp_path / "link.pt", to="stock")
     assert (tmp_path / "b.pt").read_bytes() == b"another"
     assert yolov12("convert", tmp_path / "a.pt", tmp_path / "b.pt", "--to", "stock", "--force").exit_code == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_named_and_not_a_position_in_the_file(tmp_path):
+    YOLO("yolov12n-turbo.yaml").save(tmp_path / "a.pt")
+    (tmp_path / "b.pt").symlink_to("/dev/full")
+    done = yolov12("convert", tmp_path / "a.pt", tmp_path / "b.pt", "--to", "stock", "--force")
+    assert done.exit_code == 2 and "b.pt cannot be written (No space left on device)" in done.stderr
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -64,7 +64,9 @@ def either(names: Iterable[str]) -> str:
 
 def first_line(e: Exception) -> str:
     """What an exception says first; of a file that the system refuses, in words."""
-    if isinstance(e, OSError) and e.strerror and e.filename:
+    if isinstance(e, OSError) and e.strerror:
+        if not e.filename:
+            return e.strerror
         return f"{e.filename} does not exist" if isinstance(e, FileNotFoundError) else f"{e.filename}: {e.strerror}"
     return next((line.strip() for line in str(e).splitlines() if line.strip()), "no reason given")
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from yolov12_plugin.errors import NotRunnable
 
@@ -68,6 +69,14 @@ def write_text(file: Path, text: str) -> None:
     """Write a text file whole, or leave what is there."""
     with replacing(file) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_checkpoint(file: Path, ckpt: dict[str, Any]) -> None:
+    """Write a checkpoint whole, or leave what is there."""
+    import torch
+
+    with replacing(file) as part, part.open("wb") as opened:  # or PyTorch says of a full disk that a position is off
+        torch.save(ckpt, opened)
 
 
 @contextmanager

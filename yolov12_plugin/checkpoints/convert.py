@@ -15,7 +15,7 @@ from yolov12_plugin.checkpoints.layouts import describe_in_yaml, to_stock
 from yolov12_plugin.checkpoints.safe_load import models_of, read
 from yolov12_plugin.checkpoints.weights import find
 from yolov12_plugin.errors import CheckpointError, first_line
-from yolov12_plugin.files import replacing
+from yolov12_plugin.files import write_checkpoint
 from yolov12_plugin.nn.modules import CHECKPOINT_MODULE, AAttn
 
 
@@ -118,9 +118,8 @@ def convert(
         raise CheckpointError(f"{dst} is there already: give another name, or force=True to replace it")
     left = "; it is as it was" if dst.exists() else ""
     try:
-        with replacing(dst) as part:
-            torch.save(ckpt, part)
-    except Exception as e:  # of the disk, as RuntimeError from PyTorch's writer, or of what cannot be pickled
+        write_checkpoint(dst, ckpt)
+    except Exception as e:  # of the disk, or of what cannot be pickled
         raise CheckpointError(f"{dst} cannot be written ({first_line(e)}){left}") from e
     notes = []
     if named and done["stock"]["trains"]:

@@ -22,7 +22,7 @@ from yolov12_plugin.checkpoints.layouts import describe_in_yaml
 from yolov12_plugin.checkpoints.safe_load import models_of, read
 from yolov12_plugin.checkpoints.weights import cache, find
 from yolov12_plugin.errors import CheckpointError, NotRunnable, first_line, shown
-from yolov12_plugin.files import replacing
+from yolov12_plugin.files import write_checkpoint
 from yolov12_plugin.nets import attention_blocks, is_classifier, task_of
 from yolov12_plugin.process import same_activation, seeded
 
@@ -134,8 +134,7 @@ def pull(repo_id: str, *, token: str | bool | None = None, revision: str | None 
     ckpt = {"model": net, "train_args": config["train_args"], "date": now, "version": ultralytics.__version__}
     place = cache() / "hub" / f"{repo_id.replace('/', '--')}-{commit[:8]}.pt"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(place) as part:
-        torch.save(ckpt, part)
+    write_checkpoint(place, ckpt)
     return YOLO(place)
 
 

@@ -28,7 +28,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolov12_plugin.checkpoints.trust import check
 from yolov12_plugin.errors import CheckpointError, NotRunnable, RunError, choices, first_line
-from yolov12_plugin.files import replacing, write_text
+from yolov12_plugin.files import write_checkpoint, write_text
 from yolov12_plugin.nets import gflops
 from yolov12_plugin.nn.attention import attention_backend
 from yolov12_plugin.paper.ablations import Ablation, Variant
@@ -427,8 +427,7 @@ def settle(trial: Trial) -> None:
     checkpoint = torch.load(trial.last, map_location="cpu", weights_only=False)
     if checkpoint["train_args"]["save_dir"] != str(trial.folder):
         checkpoint["train_args"]["save_dir"] = str(trial.folder)
-        with replacing(trial.last) as part:
-            torch.save(checkpoint, part)
+        write_checkpoint(trial.last, checkpoint)
 
 
 def check_losses(folder: Path) -> None:
