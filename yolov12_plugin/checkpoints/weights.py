@@ -13,6 +13,7 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from yolov12_plugin.autoload import setting
 from yolov12_plugin.checkpoints.safe_load import read
+from yolov12_plugin.errors import first_line
 from yolov12_plugin.files import beside
 from yolov12_plugin.models import MODELS, RELEASES, SHA256
 from yolov12_plugin.names import missing
@@ -91,7 +92,7 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, path)
     except (OSError, ValueError) as e:  # also of a server's own numbers
-        reason = masked(" ".join(str(e).split())).replace(f"{part} ", "what came ")
+        reason = masked(" ".join(first_line(e).split())).replace(f"{part} ", "what came ")
         raise FileNotFoundError(
             f"{path.name} is not here and could not be downloaded ({reason}). Download {masked(url)} by other means "
             f"and put it at {path.absolute()}"

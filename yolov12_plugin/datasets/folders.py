@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from yolov12_plugin.errors import NotRunnable
+from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.files import beside, check_folder
 
 
@@ -29,9 +29,8 @@ def making(root: Path) -> Iterator[Path]:
             yield part / "new"
             _move(part / "new", root)
     except OSError as e:
-        reason = f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e)
         raise NotRunnable(
-            f"{root} cannot be made: {reason}. Choose another place by `yolo settings datasets_dir=FOLDER`"
+            f"{root} cannot be made: {first_line(e)}. Choose another place by `yolo settings datasets_dir=FOLDER`"
         ) from e
 
 
