@@ -527,19 +527,8 @@ BLOCKS = {
     for f in (
         *(models, cards, detectors, patches, stability, finetune, shapes, kills, training, training_shapes),
         *(aot, aot_int8, fused, cpu),
-        *(
-            int8,
-            int8_neon,
-            int8_masks,
-            int8_speed,
-            int8_unsigned,
-            qat,
-            onnx_time,
-            cpu_against_stock,
-            memory,
-            kept,
-            startup,
-        ),
+        *(int8, int8_neon, int8_masks, int8_speed, int8_unsigned, qat, onnx_time),
+        *(cpu_against_stock, memory, kept, startup),
         *(table3, table2, table2_trained, yolo26, published, cpu_large, e2e, neon, neon_long, tasks),
         *(many_classes, conformance, suite, formats, every_model, hostile, leaks),
     )
