@@ -37,6 +37,7 @@ SETUPS = {
     "YOLOv12-N": Setup("yolov12n.yaml"),
     "YOLOv12-N, residual": Setup("yolov12n-residual.yaml"),
     "YOLOv12-N, finetune preset": Setup("yolov12n.yaml", "yolov12n-finetune.yaml"),
+    "YOLOv12-N, residual, finetune preset": Setup("yolov12n-residual.yaml", "yolov12n-finetune.yaml"),
     "YOLOv12-N turbo": Setup("yolov12n-turbo.yaml"),
     "YOLOv12-N, no NMS": Setup("yolov12n-e2e.yaml", nms=False),
     "stock YOLO12-N": Setup("yolo12n.yaml", plugin=False),
