@@ -31,6 +31,7 @@ from yolov12_plugin.deploy.verify import (
     _larger,
     _match,
     enliven,
+    load,
     read_images,
     verify,
 )
@@ -97,6 +98,11 @@ def test_maps_of_classes_and_of_depth(name, models, export):
     assert (checked := y12.verify_export(models(name), file)), checked
     other = y12.verify_export(models(name, 1), file)
     assert not other and other.diverging.startswith("output0 differs by"), other
+
+
+@pytest.mark.parametrize("name", ["rtdetr-resnet50.yaml", "yolov8n-rtdetr.yaml"])
+def test_models_with_a_decoder_are_built(name):
+    assert type(load(Path(name))) is RTDETR
 
 
 @pytest.mark.export

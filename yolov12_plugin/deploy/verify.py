@@ -193,7 +193,7 @@ def load(source: Path) -> Any:
     if source.suffix == ".pt" and not source.exists() and not downloaded:
         raise FileNotFoundError(f"{source} does not exist: check the path")
     check(source)
-    kind = RTDETR if source.stem.lower().startswith("rtdetr") and source.suffix != ".pt" else YOLO
+    kind = RTDETR if "rtdetr" in source.stem.lower() and source.suffix != ".pt" else YOLO
     return kind(str(source))
 
 
