@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 import sys
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -430,17 +431,19 @@ def done(which: Sequence[str], of: Iterable[str]) -> str:
 
 def every_model() -> str:
     """The models that do not pass on a runtime, and why."""
-    found = record("every-model")["rows"]
-    lines = [
-        (
-            row["model"],
-            *("passes" if row[r]["passed"] else row[r]["note"] or "differs" for r in ("onnxruntime", "openvino")),
+    found, runtimes = record("every-model")["rows"], ("onnxruntime", "openvino")
+
+    def outcome(one: dict[str, Any]) -> str:
+        return (
+            "passes"
+            if one["passed"]
+            else textwrap.shorten(one["note"] or "differs", 110).replace("<", "").replace(">", "")
         )
-        for row in found
-        if not (row["onnxruntime"]["passed"] and row["openvino"]["passed"])
-    ]
-    passing = len(found) - len(lines)
-    return rows((f"{passing} of {len(found)} pass on both; the others:", "ONNX Runtime", "OpenVINO"), *lines)
+
+    lines = [(row["model"], *(outcome(row[r]) for r in runtimes)) for row in found]
+    others = [line for line in lines if line[1:] != ("passes", "passes")]
+    head = f"{len(found) - len(others)} of {len(found)} pass on both; the others:"
+    return rows((head, "ONNX Runtime", "OpenVINO"), *others)
 
 
 def memory() -> str:
