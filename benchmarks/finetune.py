@@ -48,6 +48,18 @@ def about(**arguments: Any) -> dict[str, Any]:
     }
 
 
+def resumed(out: Path, budget: dict[str, Any], parser: argparse.ArgumentParser, **empty: Any) -> dict[str, Any]:
+    """The record so far, or a new one; one of another budget or machine is refused."""
+    if not out.is_file():
+        return budget | empty
+    record: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    if other := [
+        f"{key}={record.get(key)} and not {value}" for key, value in budget.items() if record.get(key) != value
+    ]:
+        parser.error(f"{out} is of another budget or machine ({', '.join(other)}): name another --out and --runs")
+    return record
+
+
 def losses_finite(run: Run) -> bool:
     return all(bool(np.isfinite(column).all()) for key, column in run.columns.items() if "loss" in key)
 

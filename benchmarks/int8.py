@@ -1,7 +1,6 @@
 """What INT8 costs and gives: mAP lost, layers left in float and time, of models trained on shapes, others' beside them.
 
-Trainings are kept in FOLDER and not repeated; those of S, of larger models and of
-segmenters compute in bfloat16.
+Trainings are kept in FOLDER and not repeated; those of S, of larger models and of segmenters compute in bfloat16.
 """
 
 import argparse

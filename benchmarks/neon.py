@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune import ROOT, YOLO, about
+from finetune import ROOT, YOLO, about, resumed
 from ultralytics.data.utils import check_det_dataset
 
 from yolov12_plugin.errors import PluginError
@@ -95,15 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     check_det_dataset(str(DATA))
     budget = about(data="neon.yaml", epochs=args.epochs, imgsz=args.imgsz, batch=BATCH, nbs=BATCH)
-    record: dict[str, Any] = budget | {"setups": {}}
-    if args.out.is_file():
-        record = json.loads(args.out.read_text(encoding="utf-8"))
-        if other := [
-            f"{key}={record.get(key)} and not {value}" for key, value in budget.items() if record.get(key) != value
-        ]:
-            parser.error(
-                f"{args.out} is of another budget or machine ({', '.join(other)}): name another --out and --runs"
-            )
+    record = resumed(args.out, budget, parser, setups={})
     todo = [(seed, name) for seed in args.seeds for name in args.setups]  # by seeds, so that a part of them compares
     for count, (seed, name) in enumerate(todo, 1):
         setup = SETUPS[name]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetune import ROOT, about, losses_finite, train
+from finetune import ROOT, about, losses_finite, resumed, train
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils import YAML
 
@@ -68,11 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     budget = {"epochs": args.epochs, "imgsz": args.imgsz, "batch": BATCH, "nbs": BATCH}
-    record: dict[str, Any] = about(**budget, tasks={})
-    if args.out.is_file():
-        record = json.loads(args.out.read_text(encoding="utf-8"))
-        if other := [key for key, value in about(**budget).items() if record.get(key) != value]:
-            parser.error(f"{args.out} is of another budget or machine ({', '.join(other)}): name another --out")
+    record = resumed(args.out, about(**budget), parser, tasks={})
     for seed, task, residual in itertools.product(args.seeds, args.tasks, RESIDUALS):
         model, data, metric = TASKS[task]
         entry = record["tasks"].setdefault(task, {"model": model, "data": data, "metric": metric, "residuals": {}})

@@ -146,7 +146,7 @@ def readable() -> Iterator[None]:
     except BrokenPipeError:
         code = 141  # as of a program that SIGPIPE ends
     except OSError as e:
-        say(f"Error: {first_line(e) if e.filename else f'the output cannot be written: {e.strerror or e}'}")
+        say(f"Error: {'' if e.filename else 'the output cannot be written: '}{first_line(e)}")
         code = 2
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more as it ends
     raise typer.Exit(code)

@@ -339,6 +339,12 @@ def _diverges(result: Verification, what: str) -> None:
     result.diverging = result.diverging or what
 
 
+def _same_shape(result: Verification, name: str, a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    return a.shape == b.shape
+
+
 def _check(result: Verification, name: str, error: float, limit: float | None, unit: str = "") -> None:
     if limit is not None and not error <= limit:
         _diverges(result, f"{name} by {error:.3g}{unit}, {result.precision} allows {limit:g}{unit}")
@@ -351,8 +357,8 @@ def _larger(error: float, other: float) -> float:
 
 def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float = 0.0, limited: bool = True) -> None:
     """Hold the error of an output against its variation from image to image, or but note it."""
-    if a.shape != b.shape:
-        return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    if not _same_shape(result, name, a, b):
+        return None
     if len(a) < 2:
         result.note = result.note or "one image does not show whether outputs depend on it: give two"
         return None
@@ -367,8 +373,8 @@ def _near(result: Verification, name: str, a: Tensor, b: Tensor, rounding: float
 
 
 def _compare_classes(result: Verification, name: str, a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape:
-        return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    if not _same_shape(result, name, a, b):
+        return None
     result.score = (a - b).abs().max().item()
     result.detections, result.matched = len(a), int((a.argmax(1) == b.argmax(1)).sum())
     _check(result, f"{name} (probabilities) differs", result.score, result.limits.score)
@@ -378,8 +384,8 @@ def _compare_classes(result: Verification, name: str, a: Tensor, b: Tensor) -> N
 
 def _compare_map(result: Verification, name: str, a: Tensor, b: Tensor) -> None:
     """Pixel by pixel, of a map of classes: a number of a class is no measure of an error."""
-    if a.shape != b.shape:
-        return _diverges(result, f"{name} has shape {tuple(b.shape)}, the model's {tuple(a.shape)}")
+    if not _same_shape(result, name, a, b):
+        return None
     if (a == a.flatten()[0]).all():
         result.note = result.note or f"{name} has one class everywhere, so this shows little: is the model trained?"
     result.relative[name] = (a != b).float().mean().item()
