@@ -58,6 +58,12 @@ def quantised(trained):
     ][::-1]
 
 
+def photos(trained):
+    """Images on which a verdict must be the same: two that the model has never seen the like of, eight, and one."""
+    shown = sorted(Path(yaml.safe_load((trained / "data.yaml").read_text())["path"], "images/train").glob("*.png"))
+    return [[ASSETS / "bus.jpg", ASSETS / "zidane.jpg"], shown[:8], *([file] for file in shown[8:12])]
+
+
 @quantises
 @pytest.mark.train
 @pytest.mark.export
@@ -68,8 +74,9 @@ def test_int8_is_judged_on_a_dataset(format, trained, quantised):
         pytest.importorskip("nncf")
         options = dict(imgsz=IMGSZ, quantize=8, data=str(trained / "data.yaml"), verbose=False)
         file = YOLO(trained / "best.pt").export(format=format, **options)
-    checked = y12.verify_export(trained / "best.pt", file)
-    assert checked and checked.precision == "int8" and "95 % confidence" in checked.note, checked
+    for source in photos(trained):
+        checked = y12.verify_export(trained / "best.pt", file, source=source)
+        assert checked and checked.precision == "int8" and "95 % confidence" in checked.note, (source, checked)
     checked = y12.verify_export(trained / "best.pt", file, data=trained / "data.yaml")
     assert checked and checked.accuracy.images == 64 and checked.accuracy.model > 0.2, checked
     assert checked.accuracy.low <= checked.accuracy.loss <= checked.accuracy.high
@@ -105,10 +112,9 @@ def test_a_ruined_file_passes_on_no_images(ruin, trained, quantised, tmp_path):
     else:
         kept = [node.name for node in graph.graph.node if node.op_type not in ("Conv", "MatMul")]
         quantize_static(fp32, str(file), Reader(255), nodes_to_exclude=kept)
-    shown = sorted(Path(yaml.safe_load((trained / "data.yaml").read_text())["path"], "images/train").glob("*.png"))
-    for images in {"source": [ASSETS / "bus.jpg", ASSETS / "zidane.jpg"]}, {"source": shown[:8]}:
-        checked = y12.verify_export(trained / "best.pt", file, precision="int8", **images)
-        assert not checked, checked
+    for source in photos(trained):
+        checked = y12.verify_export(trained / "best.pt", file, precision="int8", source=source)
+        assert not checked and "data=..." in checked.note, (source, checked)
     assert not y12.verify_export(trained / "best.pt", file, precision="int8", data=trained / "data.yaml")
 
 
@@ -258,9 +264,18 @@ def test_the_verdict_on_a_loss(loss, high, images, passes, noted):
     result = Verification("int8", LIMITS["int8"], 8)
     judge_accuracy(result, Accuracy("mAP50-95", images, 0.8, 0.8 - loss, loss - 0.01, high))
     assert bool(result) is passes and (result.note is not None) is noted, result
-    nothing = Verification("int8", LIMITS["int8"], 8)
+    nothing = Verification("int8", LIMITS["int8"], 8, diverging="boxes")
     judge_accuracy(nothing, Accuracy("mAP50-95", images, 0.0, 0.0, 0.0, 0.0))
-    assert "shows nothing" in nothing.note
+    assert "shows nothing" in nothing.note and not nothing
+
+
+@pytest.mark.parametrize(
+    "precision, images, high", [("int8", 64, 0.02), ("int8", 5, 0.02), ("int8", 64, 0.04), ("fp16", 64, 0.0)]
+)
+def test_accuracy_has_the_last_word_on_int8_where_the_images_suffice(precision, images, high):
+    result = Verification(precision, LIMITS[precision], 8, diverging="boxes")
+    judge_accuracy(result, Accuracy("mAP50-95", images, 0.8, 0.8, -0.01, high))
+    assert bool(result) == (precision == "int8" and images == 64 and high < 0.03), result
 
 
 def test_time_against_fp32_and_a_word_where_int8_is_the_slower():

@@ -310,7 +310,8 @@ def prepare(
 ) -> Prepared:
     """Verify a session against the `exportable` network, in the batches that are timed; the last stays bound."""
     session.batch = batch
-    checked = verify(net, session, read_images(size, source, channels(net)), suppression=suppression)
+    images = read_images(size, source, channels(net))
+    checked = verify(net, session, images, suppression=suppression, crops=not source)
     about = {
         "device": session.device.type,
         "precision": session.precision,

@@ -27,6 +27,7 @@ FOUND = 0.01  # accuracy below which a model has learned nothing
 SLACK = 0.25  # of a score that no limit holds, before what is above the cut counts as invented
 # A network that answers every image alike differs between images by less than its own rounding.
 LIVE = 1e-5
+FAINT = 5.0  # log-odds that all scores of a scene together have above those of none, in which there is hardly anything
 ROWS = "x1 y1 x2 y2 score class"  # what a file holds whose metadata name this layout: corners in pixels, the best class
 EXTRA = (("Segment", "nm", "mask coefficients"), ("Pose", "nk", "keypoints"), ("OBB", "ne", "angles"))
 
@@ -36,7 +37,8 @@ class Limits:
     """What a precision may change: boxes (pixels), scores, an output's error beside its variation from image to image,
     the share of PyTorch's detections that must be found again at an IoU, and the accuracy lost on a dataset.
 
-    INT8's largest errors are those of a few anchors and differ from photo to photo, so that None limits them.
+    INT8's largest errors are those of a few anchors and differ from photo to photo, so that None limits them; what is
+    limited instead is the error of all scores' log-odds, beside what they have above those of `rounding`.
 
     Scores within `rounding` count as equal: those of an untrained model are all about 1e-5, where ONNX Runtime's
     sigmoid is off by 1e-7 and half precision rounds most of their variation away.
@@ -49,6 +51,7 @@ class Limits:
     matched: float
     loss: float
     iou: float = MATCH_IOU
+    log_odds: float | None = None
 
 
 LIMITS = {
@@ -56,7 +59,7 @@ LIMITS = {
     "tf32": Limits(box_px=1.0, score=5e-3, rounding=1e-5, relative=0.04, matched=0.97, loss=0.003),
     "fp16": Limits(box_px=4.0, score=0.02, rounding=1e-4, relative=0.15, matched=0.9, loss=0.005),
     "bf16": Limits(box_px=24.0, score=0.1, rounding=1e-3, relative=0.5, matched=0.5, loss=0.02),
-    "int8": Limits(box_px=None, score=None, rounding=5e-3, relative=0.75, matched=0.7, loss=0.03, iou=0.75),
+    "int8": Limits(None, None, rounding=5e-3, relative=0.75, matched=0.7, loss=0.03, iou=0.75, log_odds=0.5),
 }
 
 
@@ -64,10 +67,11 @@ LIMITS = {
 class Verification:
     """What was compared: errors are the largest found; `diverging` names the first output that is not the model's.
 
-    `box_px` is of the detections (pixels of the input), `score` of all scores, `relative` of each output the root mean
-    square of the error over that of its variation from image to image. `matched` of `detections` were found again, of
-    the same class, at the limits' IoU. `accuracy` is that on a dataset, where one was given. Where the model answers
-    every image alike, or a few images show little of INT8, `note` says so.
+    `images` counts the crops with which INT8 is compared too. `box_px` is of the detections (pixels of the input),
+    `score` of all scores, `relative` of each output the root mean square of the error over that of its variation from
+    image to image. `matched` of `detections` were found again, of the same class, at the limits' IoU. `accuracy` is
+    that on a dataset, where one was given. Where the model answers every image alike, or a few images show little of
+    INT8, `note` says so.
     """
 
     precision: str
@@ -120,7 +124,8 @@ def verify_export(
     """Compare an exported file with the PyTorch model that it was exported from, on real images.
 
     A few photos do not show what INT8 costs. With `data`, both are validated on it, and the loss of mAP is judged, with
-    its 95 % interval. Without it, a file in INT8 passes if it finds most of the model's detections again.
+    its 95 % interval. Without it, a file in INT8 passes if it finds most of the model's detections again, in `source`
+    and in crops of the two sample images, so that the verdict does not hang on one photo.
 
     Args:
         model: a `YOLO`, its network, or a checkpoint or YAML that `YOLO` loads.
@@ -158,14 +163,17 @@ def verify_export(
     images = read_images(size, source or (images_of(data, net) if data else None), channels(net))
     end2end = selects(session, images, net.model[-1])
     suppression = SUPPRESSION | {"conf_thres": confidence, "iou_thres": iou}
-    result = verify(exportable(net, size, end2end=end2end), session, images, precision, suppression)
+    result = verify(exportable(net, size, end2end=end2end), session, images, precision, suppression, crops=not data)
     if data:
         judge_accuracy(result, compare_accuracy(net, Path(artefact), data, size, str(device)))
     return result
 
 
 def judge_accuracy(result: Verification, accuracy: Accuracy) -> None:
-    """Hold the accuracy that a file loses on a dataset against the limit of its precision."""
+    """Hold the accuracy that a file loses on a dataset against the limit of its precision.
+
+    It decides about INT8 alone where it shows that the loss is small: what differs then, costs nothing.
+    """
     result.accuracy, result.note, limit = accuracy, None, result.limits.loss
     if accuracy.model < FOUND:
         result.note = f"the model itself has {accuracy.metric} {accuracy.model:.3f}, so the loss shows nothing"
@@ -173,6 +181,8 @@ def judge_accuracy(result: Verification, accuracy: Accuracy) -> None:
         _diverges(result, f"{accuracy}, {result.precision} allows {100 * limit:g}")
     elif accuracy.high > limit or accuracy.images < FEW:
         result.note = f"{accuracy.images} images do not show that it loses less than {100 * limit:g} points: give more"
+    elif result.precision == "int8":
+        result.diverging = None
 
 
 @same_activation()
@@ -226,6 +236,20 @@ def read_images(size: tuple[int, int], source: Sequence[str | Path] | None = Non
     Raises:
         FileNotFoundError: a file is no image.
     """
+    return _batch(_read(source), size, channels)
+
+
+def read_crops(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Eight crops of each sample image, as `read_images` has them: half as high and wide, all around its middle."""
+    crops = []
+    for image in _read():
+        h, w = image.shape[0] // 4, image.shape[1] // 4
+        crops += [image[y * h :, x * w :][: 2 * h, : 2 * w] for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    return _batch(crops, size, channels)
+
+
+def _read(source: Sequence[str | Path] | None = None) -> list[Any]:
+    """Images (H, W, BGR) of files, or Ultralytics' two samples."""
     from ultralytics.utils import ASSETS
 
     images = []
@@ -233,10 +257,15 @@ def read_images(size: tuple[int, int], source: Sequence[str | Path] | None = Non
         image = cv2.imread(str(file))
         if image is None:
             raise FileNotFoundError(f"{file} is no image that OpenCV reads: name JPEG or PNG files")
-        image = cv2.resize(image, size[::-1])[..., ::-1].copy()  # BGR to RGB
-        images.append(torch.from_numpy(image).permute(2, 0, 1))  # (H, W, C) -> (C, H, W)
-    batch = torch.stack(images).float() / 255
-    return batch.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+        images.append(image)
+    return images
+
+
+def _batch(images: list[Any], size: tuple[int, int], channels: int) -> Tensor:
+    """Images of OpenCV (H, W, BGR) as a network takes them, (B, channels, H, W)."""
+    resized = [cv2.resize(image, size[::-1])[..., ::-1].copy() for image in images]  # BGR to RGB
+    batch = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in resized])  # (H, W, C) -> (C, H, W)
+    return (batch.float() / 255).repeat(1, -(-channels // 3), 1, 1)[:, :channels]
 
 
 @torch.no_grad()
@@ -275,6 +304,7 @@ def verify(
     images: Tensor,
     precision: str | None = None,
     suppression: Mapping[str, Any] = SUPPRESSION,
+    crops: bool = True,
 ) -> Verification:
     """Compare a session with the network that it was exported from.
 
@@ -284,17 +314,21 @@ def verify(
         images: (B, C, H, W) of 0..1.
         precision: as of `verify_export`.
         suppression: thresholds of non-maximum suppression, as `SUPPRESSION`.
+        crops: compare INT8 in crops of the sample images too, so that it does not hang on a few images.
     """
     if precision is None:
         runs_in = {"unknown": "fp16", "fp8": "int8"}.get(session.precision, session.precision)
         precision = max(runs_in, session.stored or runs_in, key=list(LIMITS).index)
     if precision not in LIMITS:
         raise ValueError(f"precision {precision!r} has no limits; there are {', '.join(LIMITS)}")
+    head: Any = net.model[-1]  # type: ignore[index]
+    own = len(images)
+    if crops and precision == "int8" and is_detector(head):
+        images = torch.cat((images, read_crops(images.shape[-2:], images.shape[1])))  # type: ignore[arg-type]
     result = Verification(precision, LIMITS[precision], len(images))
     device = next(net.parameters()).device
-    head: Any = net.model[-1]  # type: ignore[index]
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _selecting(head) as offered:
-        outputs = as_list(net(images.to(device)))
+        outputs = [torch.cat(part) for part in zip(*(as_list(net(some.to(device))) for some in images.split(own)))]
     wanted, maps = [out.float().cpu() for out in outputs], [not out.is_floating_point() for out in outputs]
     found = session(images)
     names = session.output_names or [f"output{i}" for i in range(len(found))]
@@ -314,14 +348,15 @@ def verify(
         elif i > 0 or not is_detector(head):  # prototypes of masks, maps of other tasks
             _near(result, name, a, b)
         elif is_dense(head) and a.shape == b.shape:
-            _compare_dense(result, name, head, a, b)
+            _compare_dense(result, name, head, a, b, own)
         else:
-            _compare_selected(result, name, head, a, b, images.shape[-2:], suppression, offered, in_rows)
+            choice = torch.cat(offered) if offered else None
+            _compare_selected(result, name, head, a, b, images.shape[-2:], suppression, choice, in_rows)
     if not result.detections and not any(name.startswith(names[0]) for name in result.relative):
         _diverges(
             result, "nothing was detected by either, so nothing is shown: choose other images, or a trained model"
         )
-    if result.passed and precision == "int8" and result.detections:
+    if precision == "int8" and result.detections:
         share = 100 * _at_least(result.matched, result.detections)
         result.note = result.note or f"that is {share:.0f} % or more with 95 % confidence, data=... judges by mAP"
     return result
@@ -392,8 +427,11 @@ def _compare_map(result: Verification, name: str, a: Tensor, b: Tensor) -> None:
     return _check(result, f"{name} differs", result.relative[name], 1 - result.limits.matched, " of its pixels")
 
 
-def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Tensor) -> None:
-    """Anchor by anchor: all scores, and the boxes of what non-maximum suppression keeps of the model's."""
+def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Tensor, own: int) -> None:
+    """Anchor by anchor: all scores, and the boxes of what non-maximum suppression keeps of the model's.
+
+    From the image at `own` on they are crops.
+    """
     from ultralytics.utils.metrics import probiou
 
     rotated = is_rotated(head)
@@ -418,9 +456,29 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
     for part, where in (("boxes", boxes), ("scores", scores), (extra(head)[1], rest)):
         if a[:, where].numel():
             rounding = {"scores": result.limits.rounding, "boxes": (result.limits.box_px or 0.0) / 10}.get(part, 0.0)
-            # Where no limit holds scores, those of the background vary more than what is detected.
-            limited = part != "scores" or result.limits.score is not None
-            _near(result, f"{name} ({part})", a[:, where], b[:, where], rounding, limited)
+            # Where no limit holds these, those of the background vary more than what is detected.
+            limited = {"scores": result.limits.score, "boxes": result.limits.box_px}.get(part, 0.0) is not None
+            x, y = a[:, where], b[:, where]
+            if where == rest and result.limits.score is None:
+                x, y = _weighed(x, y, a[:, scores].amax(1, keepdim=True))
+            _near(result, f"{name} ({part})", x, y, rounding, limited)
+    if result.limits.log_odds is not None:
+        starts = {0, own} if own < len(a) else {0}  # of all images, and of the crops
+        error = max(_log_odds_error(a[i:, scores], b[i:, scores], result.limits.rounding) for i in starts)
+        result.relative[f"{name} (log-odds)"] = error
+        _check(result, f"{name} (log-odds of scores) differs", error, result.limits.log_odds, " of its own")
+
+
+def _weighed(a: Tensor, b: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (B, C, A) about their mean by weights (B, 1, A), so that those of what is not detected count little."""
+    mean = (a * weight).sum((0, 2), keepdim=True) / weight.sum()
+    return (a - mean) * weight.sqrt(), (b - mean) * weight.sqrt()
+
+
+def _log_odds_error(a: Tensor, b: Tensor, none: float) -> float:
+    """The error of scores (B, C, A) over what they have above those of `none`, as the roots of the sums of squares."""
+    x, y, floor = (t.clamp(none, 1 - none).logit() for t in (a, b, a.new_tensor(none)))
+    return float((x - y).norm() / (x - floor).norm().clamp(min=FAINT))
 
 
 def _from_rows(head: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -471,7 +529,7 @@ def _compare_selected(
     b: Tensor,
     size: Sequence[int],
     suppression: Mapping[str, Any],
-    offered: Sequence[Tensor] = (),
+    offered: Tensor | None = None,
     in_rows: bool = False,
 ) -> None:
     """Detections that the network, or the file, selects: in any order, and only those clear of the cut.
@@ -499,12 +557,12 @@ def _compare_selected(
         p_clear, where, found = p[clear], where[clear], found[clear]
         slack = SLACK if result.limits.score is None else result.limits.score
         stray = q[q[:, 4] > floor + margin + slack]
-        if offered and not (len(p_clear) or len(stray)):
+        if offered is not None and not (len(p_clear) or len(stray)):
             result.note = (
                 result.note or f"the scores of {name} are all alike, so this shows little: is the model trained?"
             )
             result.detections += len(q)
-            result.matched += int(_is_of(q, _boxed(head, offered[0][i], size), slack).sum())
+            result.matched += int(_is_of(q, _boxed(head, offered[i], size), slack).sum())
         result.detections += len(p_clear) + int((~_match(stray, p, result.limits.iou)[1]).sum())
         result.matched += int(found.sum())
         if found.any():
