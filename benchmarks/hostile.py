@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import onnx
 import requests  # noqa: F401 what downloads import, before they are forked
 import torch
 import ultralytics
@@ -40,6 +41,8 @@ from yolov12_plugin.checkpoints import weights
 from yolov12_plugin.checkpoints.safe_load import read
 from yolov12_plugin.cli import app
 from yolov12_plugin.datasets import shapes
+from yolov12_plugin.deploy import deepstream as _deepstream  # noqa: F401
+from yolov12_plugin.deploy import triton as _triton  # noqa: F401
 from yolov12_plugin.evaluate import score as _score  # noqa: F401
 from yolov12_plugin.explain import heatmap as _heatmap  # noqa: F401
 from yolov12_plugin.files import UNFINISHED
@@ -97,6 +100,18 @@ def works(inputs: Path, server: str) -> list[Work]:
             "runs/results.json",
         ),
         Work("heatmap", command("heatmap", model, images, *small, "--out", "maps"), pictures, "maps/0.png"),
+        Work(
+            "export-triton",
+            command("export-triton", model, "repository", "--imgsz", 64, "--force"),
+            served,
+            "repository/small/config.pbtxt",
+        ),
+        Work(
+            "export-deepstream",
+            command("export-deepstream", model, "deepstream", "--imgsz", 64, "--force"),
+            served,
+            "deepstream/config_infer_primary_small.txt",
+        ),
         Work("drawing of shapes", draw, drawn, "shapes", command=False),
         Work("download", download, checkpoints, "weights/yolov12n.pt", command=False),
     ]
@@ -120,6 +135,15 @@ def documents(folder: Path) -> None:
 def pictures(folder: Path) -> None:
     for file in final(folder, "*.png"):
         assert file.read_bytes().endswith(b"IEND\xaeB`\x82") and cv2.imread(str(file)) is not None, f"{file} is torn"
+
+
+def served(folder: Path) -> None:
+    """A configuration names graphs that are there."""
+    for file in final(folder, "*.onnx"):
+        onnx.checker.check_model(str(file))
+    for file in *final(folder, "config.pbtxt"), *final(folder, "config_infer*.txt"):
+        assert file.read_text(encoding="utf-8").endswith("\n"), f"{file} is torn"
+        assert next(final(file.parent, "*.onnx"), None), f"{file} is there without its graph"
 
 
 def drawn(folder: Path) -> None:

@@ -303,7 +303,7 @@ def test_versions(exported, tmp_path, monkeypatch):
         with monkeypatch.context() as m:
             m.setattr(broken, full)
             for name in ("a",) if broken == "os.replace" else ("a", "b"):
-                with pytest.raises(OSError, match="No space"):
+                with pytest.raises(OSError, match=rf"No space .*: '{tmp_path / name}'"):
                     export_triton(source, tmp_path, name=name, force=True)
         assert files(tmp_path) == ["a/1/model.onnx", "a/2/model.onnx", "a/config.pbtxt"]
         assert [p.name for p in tmp_path.iterdir()] == ["a"] and len(list(folder.iterdir())) == 3

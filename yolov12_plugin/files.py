@@ -88,7 +88,7 @@ def adding(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.realpath(folder))
     new = not folder.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with beside(folder if new else folder / "new") as part:
+    with beside(folder if new else folder / "new") as part, _named(folder):
         (part / "new").mkdir()
         yield part / "new"
         if new:
