@@ -337,11 +337,11 @@ def mean_of(values: Sequence[float], digits: int = 1) -> str:
 
 
 def neon() -> str:
-    return trained_on_neon("neon")
-
-
-def neon_long() -> str:
     return trained_on_neon("neon-150")
+
+
+def neon_short() -> str:
+    return trained_on_neon("neon")
 
 
 def trained_on_neon(name: str) -> str:
@@ -532,7 +532,7 @@ BLOCKS = {
         *(aot, aot_int8, fused, cpu),
         *(int8, int8_neon, int8_masks, int8_speed, int8_unsigned, qat, onnx_time),
         *(cpu_against_stock, memory, kept, startup),
-        *(table3, table2, table2_trained, yolo26, published, cpu_large, e2e, neon, neon_long, tasks),
+        *(table3, table2, table2_trained, yolo26, published, cpu_large, e2e, neon, neon_short, tasks),
         *(many_classes, conformance, suite, formats, every_model, hostile, leaks),
     )
 }

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 from conftest import yolov12
 from hypothesis import given
@@ -21,7 +22,7 @@ from ultralytics.utils import ASSETS
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.bench import Protocol, against_fp32
 from yolov12_plugin.deploy.accuracy import Accuracy, _score, compare_accuracy
-from yolov12_plugin.deploy.verify import LIMITS, Verification, _at_least, judge_accuracy
+from yolov12_plugin.deploy.verify import FAINT, LIMITS, Verification, _at_least, _log_odds_error, judge_accuracy
 from yolov12_plugin.errors import NotRunnable
 
 IMGSZ = 96
@@ -277,6 +278,17 @@ def test_accuracy_has_the_last_word_on_int8_where_the_images_suffice(precision, 
     result = Verification(precision, LIMITS[precision], 8, diverging="boxes")
     judge_accuracy(result, Accuracy("mAP50-95", images, 0.8, 0.8, -0.01, high))
     assert bool(result) == (precision == "int8" and images == 64 and high < 0.03), result
+
+
+@given(st.lists(st.floats(0.1, 1), min_size=4), st.lists(st.floats(0, 0.004)))
+def test_log_odds_of_what_is_not_detected_do_not_count(seen, background):
+    """A file that scores nothing is off by all of it, one that scores the background otherwise by nothing."""
+    a = torch.tensor(seen + background).view(1, 1, -1)
+    other = torch.tensor(seen + [0.0] * len(background)).view(1, 1, -1)
+    assert _log_odds_error(a, other, none := LIMITS["int8"].rounding) == 0
+    assert _log_odds_error(a, torch.zeros_like(a), none) == pytest.approx(1)
+    few = torch.full((1, 1, 9), 0.006)
+    assert _log_odds_error(few, torch.zeros_like(few), none) < 0.6 / FAINT  # in a scene of nothing
 
 
 def test_time_against_fp32_and_a_word_where_int8_is_the_slower():

@@ -471,7 +471,7 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
 
 def _weighed(a: Tensor, b: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Values (B, C, A) about their mean by weights (B, 1, A), so that those of what is not detected count little."""
-    mean = (a * weight).sum((0, 2), keepdim=True) / weight.sum()
+    mean = (a * weight).sum((0, 2), keepdim=True) / weight.sum().clamp(min=1e-12)
     return (a - mean) * weight.sqrt(), (b - mean) * weight.sqrt()
 
 
