@@ -337,11 +337,11 @@ def mean_of(values: Sequence[float], digits: int = 1) -> str:
 
 
 def neon() -> str:
-    return trained_on_neon("neon-150")
+    return trained_on_neon("neon")
 
 
 def neon_short() -> str:
-    return trained_on_neon("neon")
+    return trained_on_neon("neon-60")
 
 
 def trained_on_neon(name: str) -> str:
