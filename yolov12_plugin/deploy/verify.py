@@ -453,20 +453,23 @@ def _compare_dense(result: Verification, name: str, head: Any, a: Tensor, b: Ten
     _check(result, f"{name} (boxes) differs", result.box_px, result.limits.box_px, " px")
     _check(result, f"{name} (scores) differs", result.score, result.limits.score)
     _check_matched(result, name)
-    for part, where in (("boxes", boxes), ("scores", scores), (extra(head)[1], rest)):
-        if a[:, where].numel():
-            rounding = {"scores": result.limits.rounding, "boxes": (result.limits.box_px or 0.0) / 10}.get(part, 0.0)
-            # Where no limit holds these, those of the background vary more than what is detected.
-            limited = {"scores": result.limits.score, "boxes": result.limits.box_px}.get(part, 0.0) is not None
-            x, y = a[:, where], b[:, where]
-            if where == rest and result.limits.score is None:
-                x, y = _weighed(x, y, a[:, scores].amax(1, keepdim=True))
+    limits = result.limits
+    values = a[:, rest], b[:, rest]
+    if limits.score is None:
+        values = _weighed(*values, a[:, scores].amax(1, keepdim=True))
+    # Where no limit holds boxes or scores, those of the background vary more than what is detected.
+    for part, x, y, rounding, limited in (
+        ("boxes", a[:, boxes], b[:, boxes], (limits.box_px or 0.0) / 10, limits.box_px is not None),
+        ("scores", a[:, scores], b[:, scores], limits.rounding, limits.score is not None),
+        (extra(head)[1], *values, 0.0, True),
+    ):
+        if x.numel():
             _near(result, f"{name} ({part})", x, y, rounding, limited)
-    if result.limits.log_odds is not None:
+    if limits.log_odds is not None:
         starts = {0, own} if own < len(a) else {0}  # of all images, and of the crops
-        error = max(_log_odds_error(a[i:, scores], b[i:, scores], result.limits.rounding) for i in starts)
+        error = max(_log_odds_error(a[i:, scores], b[i:, scores], limits.rounding) for i in starts)
         result.relative[f"{name} (log-odds)"] = error
-        _check(result, f"{name} (log-odds of scores) differs", error, result.limits.log_odds, " of its own")
+        _check(result, f"{name} (log-odds of scores) differs", error, limits.log_odds, " of its own")
 
 
 def _weighed(a: Tensor, b: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
