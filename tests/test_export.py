@@ -7,15 +7,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import has_end2end
 from exported import network
 from ultralytics import YOLO
+from ultralytics.cfg import DEFAULT_CFG_DICT
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.exporting import prepare_export
+from yolov12_plugin.names import CFG
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+end2end = pytest.mark.skipif(not has_end2end(), reason="end2end of a YAML came with Ultralytics 8.4")
+INT8 = {"quantize": 8} if "quantize" in DEFAULT_CFG_DICT else {"int8": True}
 BLOCKS = {
     "v1.0": dict(area=4),
     "v1.0, L": dict(area=4, residual=True, mlp_ratio=1.2),
@@ -155,7 +160,7 @@ def test_other_runtimes(runtime, tmp_path, monkeypatch):
 @pytest.mark.export
 @pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS.keys())
 def test_projections_of_a_quantised_openvino_graph_leave_in_int8(options):
-    """q and k are quantised once and together, where they are projected; the perceiver is given quantised values."""
+    """q, k and v are quantised where they are projected, and not again; the perceiver is given quantised values."""
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install yolov12-plugin[export]")
     nncf = pytest.importorskip("nncf", reason="nncf is not installed: pip install nncf")
     block = build("openvino", **options)
@@ -177,3 +182,25 @@ def test_projections_of_a_quantised_openvino_graph_leave_in_int8(options):
     assert all(source(op, 0) == "FakeQuantize" for op in perceivers)
     if not options.get("vertical"):
         assert all("FakeQuantize" not in [source(op, i) for i in range(3)] for op in attentions)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("kind", ["", "-obb", pytest.param("-e2e", marks=end2end)])
+def test_the_decode_of_a_quantised_openvino_graph_is_float(kind, tmp_path, monkeypatch):
+    """Ultralytics leaves what is named of the head or of its DFL in float; the integrals of all maps are among it."""
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install yolov12-plugin[export]")
+    pytest.importorskip("nncf", reason="nncf is not installed: pip install nncf")
+    monkeypatch.chdir(tmp_path)
+    text = (CFG / f"models/yolov12{kind}.yaml").read_text(encoding="utf-8")
+    (tmp_path / f"own12n{kind}.yaml").write_text(text.replace("reg_max: 1 ", "reg_max: 16 "), encoding="utf-8")
+    model = YOLO(f"own12n{kind}.yaml", verbose=False)
+    data = "shapes-obb.yaml" if kind == "-obb" else "shapes.yaml"
+    selects = {"nms": False} if kind == "-e2e" else {}
+    model.export(format="openvino", imgsz=64, data=data, fraction=0.1, verbose=False, **INT8, **selects)
+    ops = openvino.Core().read_model(next(tmp_path.rglob("*.xml"))).get_ops()
+    decode = [op for op in ops if ".dfl" in op.get_friendly_name() or op.get_type_name() == "Exp"]
+    assert all(".dfl" in op.get_friendly_name() for op in decode)
+    assert sum(op.get_type_name() == "Exp" for op in decode) == 3
+    inputs = [value.get_node().get_type_name() for op in decode for value in op.input_values()]
+    assert inputs and "FakeQuantize" not in inputs
+    assert "FakeQuantize" in [op.get_type_name() for op in ops]

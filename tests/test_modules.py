@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch.nn.utils import parametrizations, prune
 from ultralytics import YOLO
 from ultralytics.nn.modules.block import DFL
+from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 import yolov12_plugin as y12
-from yolov12_plugin.nn.layers import Integral
+from yolov12_plugin.nn.layers import Integral, IntegralOfMaps
 from yolov12_plugin.nn.modules import fuse_blocks
 
 LAYOUTS = [dict(), dict(qkv_fused=False, pe_kernel=5), dict(pe_bias=True), dict(vertical=True)]
@@ -235,15 +236,16 @@ def test_pickles_name_ultralytics():
 @given(layout=st.sampled_from(LAYOUTS + POSITIONS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
        heads=st.integers(1, 3), area=st.integers(1, 6), format=st.sampled_from(["onnx", "torchscript", "executorch", "openvino"]))  # fmt: skip
 def test_fused_form(layout, b, h, w, heads, area, format):
-    """What an export's copy computes: one projection instead of the official ones, or OpenVINO's two; the same."""
+    """What an export's copy computes: one projection instead of the official ones, or OpenVINO's three; the same."""
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()
     x = torch.randn(b, 32 * heads, h, w, dtype=torch.float64)
     expected = attn(x)
     copied = copy.deepcopy(attn)
     copied.fuse(format)
     copied.fuse(format)
-    projections = {name for name, _ in copied.named_children()} & {"qkv", "qk", "v", "packed", "values"}
-    assert projections == ({"packed", "values"} if format == "openvino" else {"packed"})
+    kept = {name for name, _ in attn.named_children()} - {"qkv", "qk", "v"}
+    projections = {name for name, _ in copied.named_children()} - kept
+    assert projections == ({"queries", "keys", "values"} if format == "openvino" else {"packed"})
     torch.testing.assert_close(copied(x), expected)
     torch.testing.assert_close(attn(x), expected)
 
@@ -372,7 +374,17 @@ def test_empty_batch():
 
 
 @pytest.mark.skipif(ultralytics.__version__ < "8.4.1", reason="this release fuses in single precision only")
-@pytest.mark.parametrize("name", ["yolov12n.yaml", "yolov12l.yaml", "yolov12l-turbo.yaml", "yolov12n-seg.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yolov12n.yaml",
+        "yolov12l.yaml",
+        "yolov12l-turbo.yaml",
+        "yolov12n-seg.yaml",
+        "yolov12n-pose.yaml",
+        "yolov12n-obb.yaml",
+    ],
+)
 @pytest.mark.parametrize("format", ["onnx", "engine", "openvino"])
 def test_fused_for_an_export_a_model_computes_the_same(name, format):
     net = randomise(YOLO(name, verbose=False).model).double().eval()
@@ -383,7 +395,7 @@ def test_fused_for_an_export_a_model_computes_the_same(name, format):
         torch.testing.assert_close(net(x)[0], expected)
         fuse_blocks(net, format)
         fused = [m for m in net.modules() if isinstance(m, y12.AAttn)]
-        assert fused and all(hasattr(m, "packed") for m in fused)
+        assert fused and not any(hasattr(m, "qkv") or hasattr(m, "qk") for m in fused)
         hidden = {m.mlp[0].conv.out_channels for m in net.modules() if isinstance(m, y12.ABlock)}
         assert all(n % 8 == 0 for n in hidden) is (format == "engine" or name != "yolov12l.yaml")
         torch.testing.assert_close(net(x)[0], expected)
@@ -435,24 +447,34 @@ def test_the_integral_of_an_export_is_that_of_dfl(dtype, bins, batch, anchors, l
     generator = torch.Generator().manual_seed(seed)
     dfl = DFL(bins)
     dfl.conv.weight.data.copy_(torch.rand(1, bins, 1, 1, generator=generator) * bins)
-    x = (torch.rand(batch, 4 * bins, anchors, generator=generator) * 2 - 1) * largest
-    found = Integral(dfl).to(dtype)(x.to(dtype))
-    assert found.dtype == dtype and found.isfinite().all()
-    expected = dfl.double()(x.to(dtype).double())
+    x = ((torch.rand(batch, 4 * bins, anchors, generator=generator) * 2 - 1) * largest).to(dtype)
+    on_maps = IntegralOfMaps(dfl).to(dtype)
+    maps = on_maps(x[:, :, None])
+    assert maps.shape == (batch, 4, 1, anchors)
+    found = [Integral(dfl).to(dtype)(x), maps[:, :, 0]]
+    assert on_maps(found[0]) is found[0]
+    expected = dfl.double()(x.double())
     rounding = {torch.float16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
-    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=rounding * bins)
+    for distances in found:
+        assert distances.dtype == dtype and distances.isfinite().all()
+        torch.testing.assert_close(distances.double(), expected, rtol=rounding, atol=rounding * bins)
 
 
-@pytest.mark.parametrize("format", ["onnx", "engine", "ncnn", "torchscript"])
-def test_the_head_of_yolov12_alone_is_rewritten(format):
+@pytest.mark.parametrize(
+    "format, kind",
+    {"onnx": Integral, "engine": Integral, "openvino": IntegralOfMaps, "ncnn": DFL, "torchscript": DFL}.items(),
+)
+def test_the_head_of_yolov12_alone_is_rewritten(format, kind):
     def build(name):
         net = YOLO(name, verbose=False).model
         return net, net.model[-1]
 
-    for name in "yolov12n.yaml", "yolov12n-seg.yaml", "yolo12n.yaml":
+    for name in "yolov12n.yaml", "yolov12n-seg.yaml", "yolov12n-pose.yaml", "yolov12n-obb.yaml", "yolo12n.yaml":
         net, head = build(name)
-        fuse_blocks(net, format)
-        assert (type(head.dfl) is Integral) is (format in ("onnx", "engine"))
+        for _ in range(2):
+            fuse_blocks(net, format)
+            assert type(head.dfl) is kind
+            assert sum(m is head.dfl for m in net.modules()) == 1
     for name in "yolo11n.yaml", "yolov8n.yaml":
         net, head = build(name)
         fuse_blocks(net, format)
@@ -461,9 +483,14 @@ def test_the_head_of_yolov12_alone_is_rewritten(format):
     class Own(DFL):
         pass
 
+    class OwnHead(Detect):
+        pass
+
     for change in (
         lambda head: setattr(head, "dfl", Own(16)),
         lambda head: head.dfl.conv.register_forward_hook(lambda *_: None),
+        *((lambda head: setattr(head, "__class__", OwnHead),) if format == "openvino" else ()),
+        *((lambda head: head.cv2[0].register_forward_hook(lambda *_: None),) if format == "openvino" else ()),
     ):
         net, head = build("yolov12n.yaml")
         change(head)
