@@ -11,6 +11,7 @@ from conftest import has_end2end
 from exported import network
 from ultralytics import YOLO
 from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.nn.modules.head import Detect
 
 import yolov12_plugin as y12
 from yolov12_plugin.benchmark.exporting import prepare_export
@@ -200,7 +201,7 @@ def test_the_decode_of_a_quantised_openvino_graph_is_float(kind, tmp_path, monke
     ops = openvino.Core().read_model(next(tmp_path.rglob("*.xml"))).get_ops()
     decode = [op for op in ops if ".dfl" in op.get_friendly_name() or op.get_type_name() == "Exp"]
     assert all(".dfl" in op.get_friendly_name() for op in decode)
-    assert sum(op.get_type_name() == "Exp" for op in decode) == 3
+    assert sum(op.get_type_name() == "Exp" for op in decode) == (3 if hasattr(Detect, "forward_head") else 0)
     inputs = [value.get_node().get_type_name() for op in decode for value in op.input_values()]
     assert inputs and "FakeQuantize" not in inputs
     assert "FakeQuantize" in [op.get_type_name() for op in ops]

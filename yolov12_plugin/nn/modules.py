@@ -449,8 +449,13 @@ def fuse_blocks(model: nn.Module, format: str) -> None:
         elif type(getattr(m, "dfl", None)) is DFL:
             if format in ("engine", "onnx") and not _is_hooked(m.dfl):
                 m.dfl = Integral(m.dfl)
-            elif format == "openvino" and type(m) in (Detect, Segment, Pose, OBB) and not _is_hooked(m):
+            elif format == "openvino" and _flattens_boxes(m) and not _is_hooked(m):
                 _integrate_maps(m)
+
+
+def _flattens_boxes(head: nn.Module) -> bool:
+    """Whether it is a head of Ultralytics 8.4 or newer, which has boxes apart from scores; older ones join the maps."""
+    return type(head) in (Detect, Segment, Pose, OBB) and hasattr(Detect, "forward_head")
 
 
 def _integrate_maps(head: Any) -> None:
