@@ -138,14 +138,14 @@ def test_an_alias_of_a_format_gets_its_form(alias):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
-def test_other_runtimes(runtime, tmp_path, monkeypatch):
+@pytest.mark.parametrize("runtime, dynamic", [("torchscript", False), ("openvino", False), ("openvino", True)])
+def test_other_runtimes(runtime, dynamic, tmp_path, monkeypatch):
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install yolov12-plugin[export]")
     monkeypatch.chdir(tmp_path)
     model = network("yolov12n.yaml")
-    file = model.export(format=runtime, imgsz=160, verbose=False)
-    x = torch.rand(1, 3, 160, 160)
+    file = model.export(format=runtime, imgsz=160, dynamic=dynamic, verbose=False)
+    x = torch.rand(2, 3, 96, 224) if dynamic else torch.rand(1, 3, 160, 160)
     with torch.no_grad():
         expected = model.model.eval()(x)[0]
     if runtime == "torchscript":
