@@ -109,8 +109,8 @@ def row_of(format: str, model: str) -> dict[str, Any]:
 def attempt(name: str, format: str, protocol: Protocol, folder: Path) -> tuple[dict[str, Any], Prepared | None]:
     """A model's row, as far as it comes, and what of it can be timed."""
     row = row_of(format, name)
-    runtime, folder = runtimes()[format], folder / name
-    folder.mkdir()
+    runtime, folder = runtimes()[format], folder / "exported" / name  # by its name beside it, it would be the model
+    folder.mkdir(parents=True)
     try:
         row["packages"] = installed(format)
         model = or_reason(partial(Candidate, name, imgsz=protocol.imgsz))
@@ -171,6 +171,7 @@ def main() -> None:
     known = list(NAMES)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--formats", type=lambda text: text.split(","), default=known, help="as torchscript,onnx")
+    parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument(
@@ -182,7 +183,7 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)}: formats are {', '.join(known)}")
     # Ultralytics' backends leave it to their runtimes how many threads there are.
     os.environ |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": str(args.threads)}
-    protocol = Protocol(imgsz=640, runs=args.runs, warmup=args.warmup, options=Options(threads=args.threads))
+    protocol = Protocol(imgsz=args.imgsz, runs=args.runs, warmup=args.warmup, options=Options(threads=args.threads))
     rows = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.exists() else []
     for format in args.formats:
         rows = [row for row in rows if row["format"] != format] + in_a_process(format, protocol)

@@ -3,6 +3,7 @@
 `pip install` lines of what a format needs are in FORMATS; a test whose packages are missing says its line and is skipped.
 """
 
+import json
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -97,3 +98,17 @@ def test_core_ml_program(name, fork, tmp_path):
     attentions = 8
     assert operations["matmul"] == 2 * attentions
     assert operations["softmax"] == attentions + 1  # and that of the boxes' distributions
+
+
+def test_the_benchmark_of_formats(run, tmp_path):
+    """Each model is exported, opened, verified and timed, and what other runs found of other formats is kept."""
+    script = SCRIPT.parent.parent / "benchmarks/formats.py"
+    fast = "--imgsz", "64", "--runs", "1", "--warmup", "0", "--out", tmp_path / "formats.json"
+    for format in "torchscript", "torch":
+        run([sys.executable, script, "--formats", format, *fast])
+    rows = json.loads((tmp_path / "formats.json").read_text())["rows"]
+    assert [(row["format"], row["model"]) for row in rows] == [
+        (format, model) for format in ("torch", "torchscript") for model in ("yolov12n", "yolo12n", "yolo11n")
+    ]
+    assert all(row["verified"] and row["latency"]["median_ms"] > 0 for row in rows), rows
+    assert [row["exported"] for row in rows] == [False] * 3 + [True] * 3
