@@ -234,7 +234,7 @@ def test_pickles_name_ultralytics():
 
 @settings(deadline=None, max_examples=40)
 @given(layout=st.sampled_from(LAYOUTS + POSITIONS), b=st.integers(1, 2), h=st.integers(1, 9), w=st.integers(1, 9),
-       heads=st.integers(1, 3), area=st.integers(1, 6), format=st.sampled_from(["onnx", "torchscript", "executorch", "paddle", "openvino"]))  # fmt: skip
+       heads=st.integers(1, 3), area=st.integers(1, 6), format=st.sampled_from(["onnx", "torchscript", "executorch", "paddle", "ncnn", "openvino"]))  # fmt: skip
 def test_fused_form(layout, b, h, w, heads, area, format):
     """What an export's copy computes: one projection instead of the official ones, or OpenVINO's three; the same."""
     attn = randomise(y12.AAttn(32 * heads, heads, area, **layout)).double().eval()
@@ -354,7 +354,7 @@ def test_fused_model_gives_its_weights():
     assert torch.equal(target.state_dict()[name], source.state_dict()[name])
 
 
-@pytest.mark.parametrize("format", [None, "torchscript", "openvino", "paddle"])
+@pytest.mark.parametrize("format", [None, "torchscript", "openvino", "paddle", "executorch"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_script(layout, format):
     """torch.jit.script compiles what it is given as text, also where a format is fused for."""

@@ -418,24 +418,33 @@ def area_attention(
 
 
 def _products(qkv: Tensor, heads: int, area: int, scale: float | None, format: str | None) -> tuple[Tensor, Tensor]:
-    """Area attention as batched products of matrices: one subgraph of XNNPACK, where split and 4-D products are not.
+    """Area attention as batched products of matrices.
 
-    Paddle is quicker with what XNNPACK lacks: oneDNN computes its split and matmul, but neither its slices nor its bmm.
+    XNNPACK takes slices and bmm into its subgraph, and neither splits nor products of four dimensions. NCNN and Paddle
+    take several times as long for bmm as for matmul. Of four dimensions, Paddle's matmul computes something else, and
+    NCNN's is the quicker one.
     """
-    paddle = format is not None and format == "paddle"  # the first tells torch.jit.script that it is a text
+    xnnpack = format is not None and format == "executorch"  # the first tells torch.jit.script that it is a text
+    flat = format is None or format != "ncnn"
     b, c, h, w = qkv.shape
-    dim, n, d, m = c // 3, h * w // area, c // 3 // heads, b * heads * area
-    q, k, v = qkv.split(dim, dim=1) if paddle else [qkv[:, i * dim : (i + 1) * dim] for i in range(3)]
+    dim, n, d = c // 3, h * w // area, c // 3 // heads
+    q, k, v = [qkv[:, i * dim : (i + 1) * dim] for i in range(3)] if xnnpack else qkv.split(dim, dim=1)
     parts = (b * heads, d, area, n)
     if scale is None:
         q = q * d**-0.5
     elif scale != 1:
         q = q * scale
-    queries = q.reshape(parts).permute(0, 2, 3, 1).reshape(m, n, d)
-    keys = k.reshape(parts).permute(0, 2, 1, 3).reshape(m, d, n)
-    values = v.reshape(parts).permute(0, 2, 3, 1).reshape(m, n, d)
-    out = (queries @ keys).softmax(-1) @ values if paddle else torch.bmm(torch.bmm(queries, keys).softmax(-1), values)
-    return out.reshape(b * heads, area, n, d).permute(0, 3, 1, 2).reshape(b, dim, h, w), v
+    # (B, dim, H, W) -> (B·heads, area, n, head_dim), keys (B·heads, area, head_dim, n)
+    queries, values = [t.reshape(parts).permute(0, 2, 3, 1) for t in (q, v)]
+    keys = k.reshape(parts).permute(0, 2, 1, 3)
+    if flat:
+        m = b * heads * area
+        queries, keys, values = queries.reshape(m, n, d), keys.reshape(m, d, n), values.reshape(m, n, d)
+    weights = (torch.bmm(queries, keys) if xnnpack else queries @ keys).softmax(-1)
+    out = torch.bmm(weights, values) if xnnpack else weights @ values
+    if flat:
+        out = out.reshape(b * heads, area, n, d)
+    return out.permute(0, 3, 1, 2).reshape(b, dim, h, w), v
 
 
 def _apart(q: Tensor, k: Tensor, v: Tensor, heads: int, area: int, scale: float | None) -> Tensor:
