@@ -165,8 +165,7 @@ def test_precision_that_is_run_is_said(trained):
     found = {row["runtime"]: row["precision"] for row in json.loads(done.stdout)["rows"]}
     assert found["torch"] == "fp16"
     if found["openvino"] != "fp16":
-        said = f"was asked for fp16 and runs in {found['openvino']}", f"{found['openvino']} allows"
-        assert any(line in done.stderr for line in said)  # a hardly trained model may be too far off in bfloat16
+        assert f"was asked for fp16 and runs in {found['openvino']}" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_fused_copy_computes_the_quantised_model(name):
             expected = projected[0].unflatten(1, (now.num_heads, 3, now.head_dim)).unbind(2)
         else:
             qk = projected[0].unflatten(1, (2, now.num_heads, now.head_dim))
-            expected = *qk.unbind(1), projected[2].unflatten(1, (now.num_heads, now.head_dim))
+            expected = *qk.unbind(1), projected[1].unflatten(1, (now.num_heads, now.head_dim))
         scales = now.head_dim**-0.5, 1, 1
         for is_now, should, scale in zip((q, k, v), expected, scales):
             torch.testing.assert_close(is_now, should * scale, rtol=1e-5, atol=1e-5)
@@ -74,7 +74,7 @@ def test_block_that_is_not_fused_yet():
     now, x = deepcopy(was), torch.randn(2, was.qk.conv.in_channels, 8, 8)
     now.fuse("onnx")
     with torch.no_grad():
-        expected = torch.cat([was.qk(x), was.v(x)], 1)
+        expected = torch.cat(was._project(x), 1)
         expected[:, : was.all_head_dim] *= was.head_dim**-0.5
         torch.testing.assert_close(now.packed(x), expected, rtol=1e-3, atol=1e-3)
 

@@ -352,7 +352,6 @@ def area_attention(
     heads: int,
     area: int = 1,
     scale: float | None = None,
-    k: Tensor | None = None,
     v: Tensor | None = None,
     by_head: bool = False,
     vertical: bool = False,
@@ -365,11 +364,11 @@ def area_attention(
     one token more than the others; where H·W < area each token is a part of its own.
 
     Args:
-        qkv: [q, k, v] (B, 3·dim, H, W), each by heads; [q, k] where `v` is given, q where `k` is given too.
+        qkv: [q, k, v] (B, 3·dim, H, W), each by heads; [q, k] (B, 2·dim, H, W) where `v` is given.
         heads: number of heads, of dim / heads channels.
         area: number of parts.
         scale: of the products; head_dim ** -0.5 by default.
-        k, v: keys and values (B, dim, H, W).
+        v: values (B, dim, H, W).
         by_head: the channels of `qkv` are per head [q, k, v].
         vertical: tokens are those of the columns, one after the other, in place of the rows.
         table: of `relative_bias`.
@@ -382,10 +381,9 @@ def area_attention(
     products = _takes_products(format)
     if products and v is None and table is None and not by_head and not vertical and n % area == 0:
         return _products(qkv, heads, area, scale, format)
-    if k is not None and v is not None:
-        if table is None and not vertical and n % area == 0:
-            return _apart(qkv, k, v, heads, area, scale), v
-        qkv = torch.cat([qkv, k], dim=1)
+    apart = format is not None and format == "openvino"  # the first tells torch.jit.script that it is a text
+    if apart and v is not None and table is None and not vertical and n % area == 0:
+        return _apart(qkv, v, heads, area, scale), v
     maps = _takes_maps(format)
     tokens = _as_maps(qkv, v, vertical) if maps else _as_tokens(qkv, v, vertical)
     dim = 2 if maps else 1  # that of the tokens
@@ -447,13 +445,14 @@ def _products(qkv: Tensor, heads: int, area: int, scale: float | None, format: s
     return out.permute(0, 3, 1, 2).reshape(b, dim, h, w), v
 
 
-def _apart(q: Tensor, k: Tensor, v: Tensor, heads: int, area: int, scale: float | None) -> Tensor:
-    """Area attention of three maps: OpenVINO lays out each projection within the attention."""
+def _apart(qk: Tensor, v: Tensor, heads: int, area: int, scale: float | None) -> Tensor:
+    """Area attention whose values stay a map of their own: OpenVINO lays out each projection within the attention."""
     b, dim, h, w = v.shape
-    shape = b * area, h * w // area, heads, dim // heads
-    # (B, dim, H, W) -> (B·area, heads, n, head_dim)
-    q, k, v = [t.permute(0, 2, 3, 1).reshape(shape).transpose(1, 2) for t in (q, k, v)]
-    return _as_map(_join_areas(attention(q, k, v, scale), b, area, False), h, w, False, False)
+    n, d = h * w // area, dim // heads
+    q, k = qk.permute(0, 2, 3, 1).reshape(b * area, n, 2 * heads, d).transpose(1, 2).split(heads, dim=1)
+    values = v.permute(0, 2, 3, 1).reshape(b * area, n, heads, d).transpose(1, 2)
+    out = attention(q, k, values, scale)
+    return _as_map(_join_areas(out, b, area, False), h, w, False, False)
 
 
 def _cat(pieces: list[Tensor], dim: int) -> Tensor:

@@ -119,11 +119,11 @@ class Integral(nn.Module):
         return (x.view(b, 4, self.c1, a).softmax(2) * self.bins).sum(2)
 
 
-class IntegralOfMaps(nn.Module):
+class IntegralOfMaps(Integral):
     """The same of the maps that a head's branches end with, whose channels OpenVINO has side by side.
 
-    The head then flattens 4 channels instead of 4·bins. The sums of the exponentials, with the bins as weights and
-    without, are one convolution.
+    The head then flattens 4 channels instead of 4·bins. After the branches' convolutions there is none, as there is in
+    DFL: where OpenVINO computes in bfloat16, what follows the last convolution stays in single precision.
 
     Args:
         dfl: Ultralytics' module, whose bins are taken.
@@ -131,21 +131,9 @@ class IntegralOfMaps(nn.Module):
     Shapes: (B, 4·bins, H, W) -> (B, 4, H, W); its result as (B, 4, A), which the head hands to its `dfl`, is returned.
     """
 
-    def __init__(self, dfl: DFL) -> None:
-        super().__init__()
-        self.c1 = dfl.c1
-        sides, bins = torch.eye(4), dfl.conv.weight.detach().view(1, -1).float()
-        weight = torch.cat([torch.kron(sides, bins), torch.kron(sides, torch.ones_like(bins))])  # (8, 4·bins)
-        self.conv = nn.Conv2d(4 * self.c1, 8, 1, bias=False).requires_grad_(False)
-        self.conv.weight.copy_(weight[..., None, None])
-        self.to(dfl.conv.weight)
-
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 3:
             return x
-        b, c, h, w = x.shape
-        logits = x.permute(0, 2, 3, 1).reshape(b, h, 4 * w, self.c1)  # the bins of a side in a row
-        # Shifted by the maximum, no exponential overflows and no sum is 0.
-        powers = (logits - logits.amax(3, keepdim=True)).exp()
-        sums = self.conv(powers.reshape(b, h, w, c).permute(0, 3, 1, 2))
-        return sums[:, :4] / sums[:, 4:]
+        b, _, h, w = x.shape
+        sides = x.permute(0, 2, 3, 1).reshape(b, h, 4 * w, self.c1)  # the bins of a side in a row
+        return (sides.softmax(3) * self.bins.view(-1)).sum(3).reshape(b, h, w, 4).permute(0, 3, 1, 2)

@@ -113,13 +113,12 @@ class AAttn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed == "absolute":
             x = x + position_encoding(x)
-        qkv, k, v = self._project(x)
+        qkv, v = self._project(x)
         out, v = area_attention(
             qkv,
             self.num_heads,
             self.area,
-            scale=1.0 if hasattr(self, "packed") or hasattr(self, "queries") else None,
-            k=k,
+            scale=1.0 if hasattr(self, "packed") else None,
             v=v,
             by_head=hasattr(self, "qkv"),
             vertical=self.vertical,
@@ -128,15 +127,15 @@ class AAttn(nn.Module):
         )
         return self.proj(self.pe(v) + out)  # in this order the sum has the memory format of the map
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(B, dim, H, W) -> [q, k, v], [q, k] or q (B, 3, 2 or 1·dim, H, W), and k and v (B, dim, H, W) if apart."""
-        if hasattr(self, "queries"):
-            return self.queries(x), self.keys(x), self.values(x)
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, dim, H, W) -> [q, k, v] (B, 3·dim, H, W) and None, or [q, k] (B, 2·dim, H, W) and v (B, dim, H, W)."""
+        if hasattr(self, "values"):
+            return self.packed(x), self.values(x)
         if hasattr(self, "packed"):
-            return self.packed(x), None, None
+            return self.packed(x), None
         if hasattr(self, "qkv"):
-            return self.qkv(x), None, None
-        return self.qk(x), None, self.v(x)
+            return self.qkv(x), None
+        return self.qk(x), self.v(x)
 
     def _bias_table(self, x: Tensor) -> Tensor | None:
         if not hasattr(self, "cpb_mlp"):
@@ -168,14 +167,12 @@ class AAttn(nn.Module):
         if self.pos_embed == "absolute":
             x = x + position_encoding(x)
         h, w = x.shape[2:]
-        qkv, keys, _ = self._project(x)
+        qkv, _ = self._project(x)
         if hasattr(self, "qkv"):
             q, k, _ = qkv.unflatten(1, (self.num_heads, 3, self.head_dim)).unbind(2)  # (B, heads, head_dim, H, W)
         else:
-            if keys is not None:
-                qkv = torch.cat([qkv, keys], 1)
             q, k = qkv[:, : 2 * self.all_head_dim].unflatten(1, (2, self.num_heads, self.head_dim)).unbind(1)
-        scale = 1.0 if hasattr(self, "packed") or keys is not None else self.head_dim**-0.5
+        scale = 1.0 if hasattr(self, "packed") else self.head_dim**-0.5
         products = (q[..., row, column][..., None, None] * k).sum(2) * scale
         table = self._bias_table(x)
         if table is not None:
@@ -191,8 +188,8 @@ class AAttn(nn.Module):
     def fuse(self, format: str | None = None) -> None:
         """Re-parameterise a fused copy for an export: one projection to [q, k, v] with the scale folded in.
 
-        Compilers then make one kernel of each attention, and fewer around it. OpenVINO gets three projections, to q, k
-        and v. The module is for making that graph, no longer for training or saving. Convolutions that ModelOpt
+        Compilers then make one kernel of each attention, and fewer around it. OpenVINO gets two projections, to [q, k]
+        and to v. The module is for making that graph, no longer for training or saving. Convolutions that ModelOpt
         quantised stay so: the range of each channel of a weight moves and scales with it, so that its INT8 codes are
         the same. Projections that are no plain convolutions (pruned or hooked ones, say, or Table 5a's others) are left
         alone, and so are `qk` and `v` whose inputs have different ranges.
@@ -211,15 +208,15 @@ class AAttn(nn.Module):
             # Channels per head [q, k, v] -> [q, k, v]
             order = torch.arange(len(folded[0])).view(self.num_heads, 3, self.head_dim).transpose(0, 1).flatten()
             folded = [part[order] for part in folded]
-        conv, dim = projections[0].conv, self.all_head_dim
+        # nncf gives q and k one range, and v one for each channel: of one convolution they would leave in FP32. With
+        # half of the scale on each of q and k, one range suits both.
+        conv, dim, apart = projections[0].conv, self.all_head_dim, format == "openvino"
         for part in folded:
-            part[:dim] *= self.head_dim**-0.5
-        if format == "openvino":
-            # nncf gives each a range of its own, and of one projection to all would leave q and k in FP32.
-            apart = zip(*(part.split(dim) for part in folded))
-            self.queries, self.keys, self.values = (_with_weights(conv, *parts) for parts in apart)
-        else:
-            self.packed = _with_weights(conv, *folded)
+            part[: 2 * dim if apart else dim] *= self.head_dim ** (-0.25 if apart else -0.5)
+        if apart:
+            self.values = _with_weights(conv, *(part[2 * dim :] for part in folded))
+            folded = [part[: 2 * dim] for part in folded]
+        self.packed = _with_weights(conv, *folded)
         for name in "qkv", "qk", "v":
             self._modules.pop(name, None)
 
