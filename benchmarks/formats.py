@@ -51,7 +51,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {  # that Ultralytics would install in th
     "litert": ("litert-torch>=0.10", "ai-edge-litert>=2.3"),
     "paddle": ("paddlepaddle>=3.0.0,<3.3.0", "x2paddle", "six"),
     "mnn": ("MNN>=2.9.6",),
-    "ncnn": ("ncnn", "pnnx"),
+    "ncnn": ("ncnn", "pnnx==20260526"),
     "imx": ("model-compression-toolkit>=2.4.1", "edge-mdt-cl>=1.1.0", "edge-mdt-tpc>=1.2.0", "imx500-converter"),
     "rknn": ("rknn-toolkit2>=2.3.2,<2.5", "onnx>=1.16.1,<1.19"),
     "executorch": ("executorch",),
