@@ -207,7 +207,8 @@ def test_images_of_another_kind(trained, tmp_path):
     [
         ("nothing.yaml", "is no dataset that can be read"),
         ("coco8.yaml", "is no dataset that can be read"),  # not here, and there is no network
-        ("empty.yaml", "data="),
+        ("", "data='' names no dataset"),
+        ("empty.yaml", "data=empty.yaml: there are no images in {tmp_path}/none"),
         ("other.yaml", "has 2 classes and the model 80"),
         ("grey.yaml", "has images of 1 channels and the model takes 3"),
         ("lone.yaml", "has one val image"),
@@ -234,7 +235,7 @@ def test_data_that_cannot_calibrate_is_one_line(data, reason, tmp_path, monkeypa
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: yolov12n on onnxruntime: data=")][
         -1:
     ]
-    assert done.exit_code == 2 and reason in line, done.stderr
+    assert done.exit_code == 2 and reason.format(tmp_path=tmp_path) in line, done.stderr
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".onnx"]
 
 

@@ -1,14 +1,14 @@
 """Image files of a dataset."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from yolov12_plugin.errors import NotRunnable
 
 
-def images_in(places: Iterable[Path]) -> list[Path]:
+def images_in(places: Sequence[Path]) -> list[Path]:
     """Image files within folders, and those that text files list; each path is there once.
 
     Raises:

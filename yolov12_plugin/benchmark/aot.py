@@ -264,7 +264,7 @@ def compiled_rows(
         exports: dict[str, Callable[[], bytes]] = {}
         if not is_quantised(model):
             exports["fp16"] = partial(export_fp16, model, imgsz)
-        if int8 or not exports:
+        if int8 is not None or not exports:
             exports["int8"] = partial(export_int8, model, int8, imgsz)
         for precision, export in exports.items():
             graph = or_reason(export)

@@ -168,7 +168,7 @@ class Candidate:
         options = replace(protocol.options, half=protocol.half)
         batch, size = protocol.batch or 1, (self.pixels(protocol.pixels),) * 2
         name = listed_name(self.net, self.name)
-        images = images_of(protocol.int8, self.net) if protocol.int8 else None
+        images = images_of(protocol.int8, self.net) if protocol.int8 is not None else None
         if self.artefact is None and images is not None and len(images) < 2:
             raise NotRunnable(
                 f"data={protocol.int8} has one val image, too few to measure ranges on: give some hundred"

@@ -77,7 +77,7 @@ def bench(
     ):
         if out:
             check_place(out)
-        if int8 and half:
+        if int8 is not None and half:
             raise NotRunnable("half=True and int8=DATA do not go together: the second times FP16 too")
         bar = progress.add_task("", total=len(models))
         if aot is not None:

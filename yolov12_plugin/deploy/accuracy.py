@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from yolov12_plugin.errors import NotRunnable, first_line
+from yolov12_plugin.errors import NotRunnable, PluginError, first_line
 from yolov12_plugin.images import images_in
 from yolov12_plugin.nets import channels, is_classifier
 
@@ -70,11 +70,15 @@ def images_of(data: str | Path, net: Any, most: int = 8) -> list[Path]:
     """
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
+    if not str(data).strip():
+        raise NotRunnable(f"data={str(data)!r} names no dataset: give the YAML that the model was trained on")
     try:
         found = check_cls_dataset(str(data)) if net.task == "classify" else check_det_dataset(str(data))
         val = found.get("val") or found.get("test") or []
-        files = sorted(images_in(map(Path, val if isinstance(val, list) else [val]))) if val else []
-    except Exception as e:  # whatever Ultralytics, or a dataset's own script, finds wrong, and no images
+        files = sorted(images_in([Path(place) for place in (val if isinstance(val, list) else [val])])) if val else []
+    except PluginError as e:
+        raise NotRunnable(f"data={data}: {e}") from e
+    except Exception as e:  # whatever Ultralytics, or a dataset's own script, finds wrong
         raise NotRunnable(f"data={data} is no dataset that can be read: {type(e).__name__}: {first_line(e)}") from e
     if not files:
         raise NotRunnable(f"data={data} has no val images: name some in its YAML")
