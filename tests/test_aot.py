@@ -113,6 +113,17 @@ def test_every_attention_is_one_kernel_in_int8(name, trained):
             assert compiled.kernels <= 8 + 2 * INT8[name] + 7
 
 
+@pytest.mark.export
+def test_exports_in_int8_are_the_same_afterwards():
+    """ModelOpt takes operations out of ONNX Runtime's registries, and all later graphs in INT8 would lack them."""
+    skip_without_int8()
+    registry = pytest.importorskip("onnxruntime.quantization.registry")
+    usual = {name: dict(kinds) for name, kinds in vars(registry).items() if name.endswith("Registry")}
+    assert usual["QDQRegistry"] and usual["QLinearOpsRegistry"]
+    export_int8(YOLO("yolov12n.yaml", verbose=False).model, "shapes.yaml", 64)
+    assert {name: vars(registry)[name] for name in usual} == usual
+
+
 def test_int8_needs_a_dataset():
     skip_without_int8()
     with pytest.raises(ValueError, match="needs a dataset"):

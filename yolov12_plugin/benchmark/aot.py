@@ -5,7 +5,6 @@ import importlib
 import io
 import logging
 import re
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov12_plugin.benchmark.bench import Candidate, or_reason
+from yolov12_plugin.benchmark.bench import Candidate, or_reason, quantiser_as_it_was
 from yolov12_plugin.benchmark.machine import versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.deploy.runtimes import QUANTISERS
@@ -83,27 +82,11 @@ def export_int8(model: nn.Module, data: str | None = None, imgsz: int = 640) -> 
         raise ValueError("INT8 needs a dataset, on whose images ranges are measured")
     net = exportable(model, imgsz, format="engine").cpu()
     shape = (1, channels(net), imgsz, imgsz)
-    with tempfile.TemporaryDirectory() as folder, _unheard(), _quantiser_as_it_was():
+    with tempfile.TemporaryDirectory() as folder, _unheard(), quantiser_as_it_was():
         images = None if quantised else calibration_images(net, str(data), imgsz)
         file = Path(folder) / "model.onnx"
         file.write_bytes(_graph(net, imgsz))
         return Path(engine.modelopt_quantize_onnx(str(file), 16 if quantised else 8, images, shape)).read_bytes()
-
-
-@contextlib.contextmanager
-def _quantiser_as_it_was() -> Iterator[None]:
-    """ModelOpt replaces parts of ONNX Runtime's quantiser for good, and then Ultralytics' exports in INT8 fail."""
-    modules = [m for name, m in sys.modules.items() if name.startswith("onnxruntime.quantization")]
-    kinds = {kind for m in modules for kind in vars(m).values() if isinstance(kind, type)}
-    own = [kind for kind in kinds if kind.__module__.startswith("onnxruntime.quantization")]
-    before = [(owner, dict(vars(owner))) for owner in (*modules, *own)]
-    try:
-        yield
-    finally:
-        for owner, attributes in before:
-            for name, value in attributes.items():
-                if vars(owner).get(name) is not value:
-                    setattr(owner, name, value)
 
 
 def calibration_images(net: nn.Module, data: str, imgsz: int) -> Iterable[dict[str, Any]]:
