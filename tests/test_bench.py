@@ -83,6 +83,24 @@ def test_an_exported_file_of_any_format_is_taken_for_one(name, tmp_path):
         Candidate(str(tmp_path / name))
 
 
+def test_an_engine_leaves_the_quantiser_as_it_was(tmp_path, monkeypatch):
+    """What ModelOpt takes away while Ultralytics builds one, ONNX Runtime has again for the next format."""
+    kinds = pytest.importorskip("onnxruntime.quantization.registry").QDQRegistry
+    usual = dict(kinds)
+
+    def export(self, **options):
+        kinds.clear()
+        return tmp_path / "x.engine"
+
+    monkeypatch.setattr(YOLO, "export", export)
+    runtime = SimpleNamespace(format="engine", on_gpu=True, require=lambda also: None)
+    try:
+        assert Candidate("yolov12n").export(runtime, Protocol(), tmp_path) == tmp_path / "x.engine"
+        assert usual and kinds == usual
+    finally:
+        kinds.update(usual)
+
+
 @pytest.mark.export
 @pytest.mark.process
 def test_smoke_in_a_fresh_process(run, tmp_path):

@@ -78,6 +78,8 @@ def test_int8_is_judged_on_a_dataset(format, trained, quantised):
     for source in photos(trained) if format == "onnx" else ():  # in crops of photos, OpenVINO's may be too far off
         checked = y12.verify_export(trained / "best.pt", file, source=source)
         assert checked and "95 % confidence" in checked.note, (source, checked)
+    with pytest.raises(NotRunnable, match="data='' names no dataset"):
+        y12.verify_export(trained / "best.pt", file, data="")
     checked = y12.verify_export(trained / "best.pt", file, data=trained / "data.yaml")
     assert checked and checked.precision == "int8" and checked.accuracy.images == 64, checked
     assert checked.accuracy.model > 0.2, checked

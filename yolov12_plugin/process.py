@@ -1,9 +1,11 @@
 """What a process has but one of, for all that runs in it."""
 
+import importlib
 import os
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import numpy as np
@@ -54,6 +56,32 @@ def same_activation() -> Iterator[None]:
         yield
     finally:
         Conv.default_act = act
+
+
+@contextmanager
+def quantiser_as_it_was() -> Iterator[None]:
+    """ModelOpt changes ONNX Runtime's quantiser for good: all later exports to ONNX in INT8 fail, or have less in INT8.
+
+    It replaces functions, and takes operations out of the registries.
+    """
+    with suppress(ImportError):
+        importlib.import_module("onnxruntime.quantization")  # or ModelOpt's own would be what is found here
+    modules = [m for name, m in sys.modules.items() if name.startswith("onnxruntime.quantization")]
+    kinds = {kind for m in modules for kind in vars(m).values() if isinstance(kind, type)}
+    own = [kind for kind in kinds if kind.__module__.startswith("onnxruntime.quantization")]
+    before = [(owner, dict(vars(owner))) for owner in (*modules, *own)]
+    registries = [t for m in modules for name, t in vars(m).items() if isinstance(t, dict) and name[:2] != "__"]
+    entries = [(registry, dict(registry)) for registry in registries]
+    try:
+        yield
+    finally:
+        for owner, attributes in before:
+            for name, value in attributes.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
+        for registry, usual in entries:
+            registry.clear()
+            registry.update(usual)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov12_plugin.benchmark.bench import Candidate, or_reason, quantiser_as_it_was
+from yolov12_plugin.benchmark.bench import Candidate, or_reason
 from yolov12_plugin.benchmark.machine import versions
 from yolov12_plugin.benchmark.results import SCHEMA
 from yolov12_plugin.deploy.runtimes import QUANTISERS
@@ -27,7 +27,7 @@ from yolov12_plugin.deploy.tensorrt import uncollected
 from yolov12_plugin.errors import NotRunnable
 from yolov12_plugin.nets import channels, is_quantised, task_of
 from yolov12_plugin.patching import suspended
-from yolov12_plugin.process import undisturbed
+from yolov12_plugin.process import quantiser_as_it_was, undisturbed
 
 HINT = "TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13"
 KERNEL = re.compile(

@@ -25,11 +25,10 @@ import datetime
 import importlib
 import logging
 import math
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -65,7 +64,7 @@ from yolov12_plugin.errors import NotRunnable, first_line
 from yolov12_plugin.names import find
 from yolov12_plugin.nets import channels, gflops, is_dense, is_rotated
 from yolov12_plugin.patching import suspended
-from yolov12_plugin.process import seeded, undisturbed
+from yolov12_plugin.process import quantiser_as_it_was, seeded, undisturbed
 from yolov12_plugin.published import latency as paper_latency
 
 K = TypeVar("K", bound=Hashable)
@@ -270,32 +269,6 @@ def needed_to_export(runtime: Runtime, half: bool, int8: bool = False) -> tuple[
     # Since 11 TensorRT takes FP16 from the graph alone, which Ultralytics has ModelOpt write.
     strongly_typed = (half or int8) and int(importlib.import_module("tensorrt").__version__.split(".")[0]) >= 11
     return ("onnx", "modelopt") if strongly_typed else ("onnx",)
-
-
-@contextmanager
-def quantiser_as_it_was() -> Iterator[None]:
-    """ModelOpt changes ONNX Runtime's quantiser for good: all later exports to ONNX in INT8 fail, or have less in INT8.
-
-    It replaces functions, and takes operations out of the registries.
-    """
-    with suppress(ImportError):
-        importlib.import_module("onnxruntime.quantization")  # or ModelOpt's own would be what is found here
-    modules = [m for name, m in sys.modules.items() if name.startswith("onnxruntime.quantization")]
-    kinds = {kind for m in modules for kind in vars(m).values() if isinstance(kind, type)}
-    own = [kind for kind in kinds if kind.__module__.startswith("onnxruntime.quantization")]
-    before = [(owner, dict(vars(owner))) for owner in (*modules, *own)]
-    tables = {id(t): t for m in modules for name, t in vars(m).items() if isinstance(t, dict) and name[:2] != "__"}
-    entries = [(table, dict(table)) for table in tables.values()]
-    try:
-        yield
-    finally:
-        for owner, attributes in before:
-            for name, value in attributes.items():
-                if vars(owner).get(name) is not value:
-                    setattr(owner, name, value)
-        for table, usual in entries:
-            table.clear()
-            table.update(usual)
 
 
 @contextmanager

@@ -160,11 +160,11 @@ def verify_export(
             model = load(Path(model))
     net: Any = model.model if hasattr(model, "task_map") else model  # of a `YOLO`, or itself
     size = session.size or ((imgsz, imgsz) if imgsz else session.exported_size) or (640, 640)
-    images = read_images(size, source or (images_of(data, net) if data else None), channels(net))
+    images = read_images(size, source or (None if data is None else images_of(data, net)), channels(net))
     end2end = selects(session, images, net.model[-1])
     suppression = SUPPRESSION | {"conf_thres": confidence, "iou_thres": iou}
-    result = verify(exportable(net, size, end2end=end2end), session, images, precision, suppression, crops=not data)
-    if data:
+    result = verify(exportable(net, size, end2end=end2end), session, images, precision, suppression, crops=data is None)
+    if data is not None:
         judge_accuracy(result, compare_accuracy(net, Path(artefact), data, size, str(device)))
     return result
 
